@@ -1,0 +1,24 @@
+"""Sampled hard cluster pooling for PyTorch Geometric."""
+
+from gumbelpool.coarsen import coarsen_edges, coarsen_nodes, unpool
+from gumbelpool.diagnostics import Occupancy, occupancy
+from gumbelpool.diffpool import DenseDiffPool
+from gumbelpool.output import PoolOutput
+from gumbelpool.pool import GumbelPool
+from gumbelpool.sampling import sample_clusters
+from gumbelpool.validation import data_checks
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DenseDiffPool",
+    "GumbelPool",
+    "Occupancy",
+    "PoolOutput",
+    "coarsen_edges",
+    "coarsen_nodes",
+    "data_checks",
+    "occupancy",
+    "sample_clusters",
+    "unpool",
+]

@@ -1,0 +1,52 @@
+"""The one edge list behind each way that PyG users write an adjacency."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.typing import Adj, SparseTensor
+from torch_geometric.utils import is_sparse, to_edge_index
+
+
+class Edges(NamedTuple):
+    """Edges ``[2, E]`` as (source, target), with weights ``[E]`` and features ``[E, D]``."""
+
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
+
+
+def to_edges(
+    adjacency: Adj, edge_weight: Tensor | None, edge_attr: Tensor | None, num_nodes: int
+) -> Edges:
+    """Reads an edge list, an ``EdgeIndex``, a ``SparseTensor`` or a ``torch.sparse`` matrix.
+
+    A sparse matrix is read as PyG's message passing reads it, as ``adj_t``: entry (i, j) is the
+    edge from j to i. Its values are the edge weights, or with a second dimension the edge
+    features; since they come in the matrix's own order, no others may be given beside it.
+    """
+    if isinstance(adjacency, EdgeIndex):
+        return Edges(adjacency.as_tensor().long(), edge_weight, edge_attr)
+    if not is_sparse(adjacency):
+        return Edges(adjacency, edge_weight, edge_attr)
+
+    for name, value in (("edge_weight", edge_weight), ("edge_attr", edge_attr)):
+        if value is not None:
+            raise ValueError(
+                f"{name} must be the values of the sparse matrix given as edge_index, "
+                f"not an argument beside it; got a tensor of shape {list(value.shape)}"
+            )
+    if isinstance(adjacency, SparseTensor):
+        size, has_value = list(adjacency.sparse_sizes()), adjacency.has_value()
+    else:
+        size, has_value = list(adjacency.shape[:2]), True
+        if adjacency.layout == torch.sparse_coo:
+            adjacency = adjacency.coalesce()
+    if size != [num_nodes, num_nodes]:
+        raise ValueError(f"edge_index must be an N×N sparse matrix, N={num_nodes}; got {size}")
+    edge_index, value = to_edge_index(adjacency)
+    edge_index = edge_index.flip(0)
+    if not has_value:
+        return Edges(edge_index, None, None)
+    return Edges(edge_index, *((value, None) if value.dim() == 1 else (None, value)))

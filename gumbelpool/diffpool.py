@@ -1,0 +1,189 @@
+"""The baseline: PyG's dense DiffPool behind the call and the output of ``GumbelPool``."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.nn import dense_diff_pool
+from torch_geometric.typing import Adj
+from torch_geometric.utils import to_dense_adj, to_dense_batch
+
+from gumbelpool.inputs import cluster_limit, read_inputs
+from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
+from gumbelpool.output import PoolOutput
+from gumbelpool.validation import (
+    check_in,
+    check_losses,
+    check_positive_int,
+    check_ratio,
+    check_row_maximum,
+)
+
+
+class DenseDiffPool(torch.nn.Module):
+    r"""Pools every graph to K supernodes by a soft assignment (PyG's ``dense_diff_pool``).
+
+    .. math::
+        S = \mathrm{softmax}(\theta), \qquad X' = S^{\top} X, \qquad A' = S^{\top} A S
+
+    (`Ying et al. 2018 <https://arxiv.org/abs/1806.08804>`_). Takes the same call as
+    :class:`~gumbelpool.GumbelPool` and the constructor options that mean something for a soft
+    assignment, so that either stands in for the other. The pooled graph holds all K² edges of
+    every graph, self-loops and zeros included; memory grows with B·(max n)². The losses are those
+    of ``GumbelPool`` taken at the soft S (PyG's own depend on the padding of the batch).
+
+    Args:
+        in_channels (int): Channels of the features that the assignment is computed from.
+        num_clusters (int): K, the supernodes per graph (an upper bound where ``ratio`` is given).
+        ratio (float, optional): Graph g has
+            :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` supernodes.
+            (default: ``None``, K for every graph)
+        aggr (str): ``"sum"`` of the members' features, or their ``"mean"`` weighted by S.
+            (default: ``"sum"``)
+        losses (tuple of str): Any of ``"link"``, ``"entropy"`` and ``"balance"``; ``()`` for none.
+            (default: ``("link", "entropy")``)
+        remove_self_loops (bool): Leaves the diagonal of A' out. (default: ``False``)
+        bias (bool): Whether the assignment head has a bias. (default: ``True``)
+
+    Attributes:
+        lin (torch.nn.Linear): The assignment head, ``in_channels`` to ``num_clusters``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range or not among its choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_clusters: int,
+        *,
+        ratio: float | None = None,
+        aggr: str = "sum",
+        losses: Sequence[str] = ("link", "entropy"),
+        remove_self_loops: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive_int("in_channels", in_channels)
+        check_positive_int("num_clusters", num_clusters)
+        check_ratio(ratio)
+        check_in("aggr", aggr, ("sum", "mean"))
+        check_losses(losses, LOSSES)
+
+        self.in_channels = in_channels
+        self.num_clusters = num_clusters
+        self.ratio = ratio
+        self.aggr = aggr
+        self.losses = tuple(losses)
+        self.remove_self_loops = remove_self_loops
+        self.lin = torch.nn.Linear(in_channels, num_clusters, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets the assignment head."""
+        self.lin.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        *,
+        edge_attr: Tensor | None = None,
+        logits: Tensor | None = None,
+        assign_x: Tensor | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PoolOutput:
+        """Pools a batch of graphs.
+
+        Args:
+            x: Node features, ``[N, F]``; F is ``in_channels`` unless ``logits`` or ``assign_x`` is
+                given.
+            edge_index: As in :class:`~gumbelpool.GumbelPool`.
+            edge_weight: ``[E]``. (default: ones)
+            batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
+            edge_attr: Edge features, ``[E, D]``.
+            logits: Assignment scores, ``[N, K]``, in place of ``lin(assign_x)``.
+            assign_x: Features to be scored in place of ``x``, ``[N, in_channels]``.
+            batch_size: The number of graphs B. (default: read from ``batch``)
+            generator: Has no effect, since nothing is drawn; here so that the call is the same.
+
+        Returns:
+            :class:`~gumbelpool.PoolOutput`, where ``cluster`` is the most likely supernode of each
+            node.
+
+        Raises:
+            TypeError: If an argument has the wrong type or dtype.
+            ValueError: As in :class:`~gumbelpool.GumbelPool`.
+        """
+        inputs = read_inputs(
+            x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
+            self.in_channels, self.num_clusters,
+        )  # fmt: skip
+        K, B, batch = self.num_clusters, inputs.num_graphs, inputs.batch
+        dtype = torch.promote_types(x.dtype, inputs.edge_values.dtype)
+        theta = self.lin(inputs.assign_x) if logits is None else logits
+        dtype = torch.promote_types(torch.promote_types(dtype, theta.dtype), torch.float32)
+        theta = theta.to(dtype)
+        check_row_maximum(theta.amax(-1))
+        limit = cluster_limit(inputs, self.ratio, K)
+        allowed = torch.ones(B, K, dtype=torch.bool, device=x.device)
+        if limit is not None:
+            allowed = torch.arange(K, device=x.device) < limit.unsqueeze(1)
+            theta = theta.masked_fill(~allowed[batch], -torch.inf)
+
+        longest = int(inputs.num_nodes.max()) if B > 0 else 0
+        dense = {"batch": batch, "max_num_nodes": longest, "batch_size": B}
+        padded_x, mask = to_dense_batch(x.to(dtype), **dense)
+        padded_theta, _ = to_dense_batch(theta, **dense)
+        values = to_dense_adj(inputs.edge_index, edge_attr=inputs.edge_values.to(dtype), **dense)
+        adjacency = values[..., 0]
+        pooled_x, pooled_adjacency, _, _ = dense_diff_pool(padded_x, adjacency, padded_theta, mask)
+        soft = padded_theta.softmax(-1) * mask.unsqueeze(-1)
+        usage = soft.sum(1)
+        if self.aggr == "mean":
+            pooled_x = pooled_x / usage.clamp(min=torch.finfo(dtype).eps).unsqueeze(-1)
+
+        # All K_g² edges of every graph in sparse form; row-major order is sorted order.
+        pairs = allowed.unsqueeze(2) & allowed.unsqueeze(1)
+        if self.remove_self_loops:
+            pairs = pairs & ~torch.eye(K, dtype=torch.bool, device=x.device)
+        row = (allowed.flatten().cumsum(0) - 1).view(B, K)
+        graph, source, target = pairs.nonzero(as_tuple=True)
+        attr = None
+        if inputs.attr_dtype is not None:
+            attr = torch.einsum("bnk,bnmd,bml->bkld", soft, values[..., 1:], soft)
+            attr = attr[graph, source, target].to(inputs.attr_dtype)
+
+        residual = (adjacency - soft @ soft.transpose(1, 2)).square().sum((1, 2))
+        statistics = GraphStatistics(
+            num_nodes=inputs.num_nodes,
+            num_clusters=allowed.sum(1),
+            residual=residual,
+            weight_square=adjacency.square().sum((1, 2)),
+            entropy=torch.special.entr(soft.where(soft > 0, torch.ones_like(soft))).sum((1, 2)),
+            usage=usage,
+        )
+        return PoolOutput(
+            x=pooled_x[allowed].to(x.dtype),
+            edge_index=torch.stack([row[graph, source], row[graph, target]]),
+            edge_weight=pooled_adjacency[graph, source, target].to(inputs.weight_dtype),
+            batch=allowed.nonzero()[:, 0],
+            edge_attr=attr,
+            cluster=row[batch, theta.argmax(-1)],
+            losses=mean_losses(self.losses, statistics, dtype),
+        )
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return (
+            f"{self.in_channels}, num_clusters={self.num_clusters}, ratio={self.ratio}, "
+            f"aggr={self.aggr!r}, losses={self.losses}, "
+            f"remove_self_loops={self.remove_self_loops}, bias={self.lin.bias is not None}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.extra_repr()})"

@@ -1,0 +1,73 @@
+"""The auxiliary losses, each a function of per-graph statistics, and the table that names them.
+
+Each gives one value per graph that does not depend on what else is in the batch, and zero for a
+graph without nodes. A new loss is one function and one row of the table.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+TINY = 1e-12  # the link residual is kept above it, so that its root has a finite slope
+
+
+class GraphStatistics(NamedTuple):
+    """What the losses are made of. A field that none of the wanted losses reads may be ``None``.
+
+    Attributes:
+        num_nodes: ``[B]``.
+        num_clusters: Clusters that each graph may use, ``[B]``.
+        residual: ‖A − SSᵀ‖² (Frobenius), ``[B]``.
+        weight_square: ‖A‖² (Frobenius), ``[B]``.
+        entropy: Σ_i H(p_i), ``[B]``.
+        usage: Σ_i p_i, ``[B, K]``.
+    """
+
+    num_nodes: Tensor
+    num_clusters: Tensor
+    residual: Tensor | None
+    weight_square: Tensor | None
+    entropy: Tensor | None
+    usage: Tensor | None
+
+
+def link_loss(graph: GraphStatistics) -> Tensor:
+    """‖A − SSᵀ‖ / max(‖A‖, 1)."""
+    assert graph.residual is not None
+    assert graph.weight_square is not None
+    loss = graph.residual.clamp(min=TINY).sqrt() / graph.weight_square.clamp(min=1).sqrt()
+    return torch.where(graph.num_nodes > 0, loss, 0)
+
+
+def entropy_loss(graph: GraphStatistics) -> Tensor:
+    """The mean entropy of the nodes' assignment probabilities, mean_i H(p_i)."""
+    assert graph.entropy is not None
+    mean: Tensor = graph.entropy / graph.num_nodes.clamp(min=1)
+    return mean
+
+
+def balance_loss(graph: GraphStatistics) -> Tensor:
+    """Log K − H(mean_i p_i): zero where the clusters are used alike."""
+    assert graph.usage is not None
+    mean = graph.usage / graph.num_nodes.clamp(min=1).unsqueeze(1)
+    # entr(1) = 0 = entr(0), but its slope is finite: an unused cluster must not make a NaN.
+    entropy = torch.special.entr(mean.where(mean > 0, torch.ones_like(mean))).sum(1)
+    loss = graph.num_clusters.to(mean.dtype).log() - entropy
+    return torch.where(graph.num_nodes > 0, loss, 0)
+
+
+LOSSES: dict[str, Callable[[GraphStatistics], Tensor]] = {
+    "link": link_loss,
+    "entropy": entropy_loss,
+    "balance": balance_loss,
+}
+
+
+def mean_losses(
+    names: Sequence[str], graph: GraphStatistics, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The named losses, each averaged over the graphs of the batch."""
+    num_graphs = max(graph.num_nodes.numel(), 1)
+    return {name: (LOSSES[name](graph).sum() / num_graphs).to(dtype) for name in names}

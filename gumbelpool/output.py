@@ -1,0 +1,46 @@
+"""What every pooling layer of this package returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gumbelpool.coarsen import unpool
+
+
+class PoolOutput(NamedTuple):
+    r"""A pooled batch of graphs, in the field order of PyG's sparse poolers.
+
+    Attributes:
+        x: Pooled features, ``[K', F]``.
+        edge_index: Coalesced pooled edges, ``[2, E']``, int64: sorted by (row, col), no duplicates.
+        edge_weight: Sum of the merged weights, ``[E']``, or ``None`` for a binary pooled graph.
+        batch: Graph of each supernode, ``[K']``, int64; all zeros where the input had no batch.
+        edge_attr: Sum of the merged edge features, ``[E', D]``, or ``None``.
+        cluster: Row of ``x`` that each node went to, ``[N]``, int64.
+        losses: Auxiliary losses, scalars by name.
+    """
+
+    x: Tensor
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    batch: Tensor
+    edge_attr: Tensor | None
+    cluster: Tensor
+    losses: dict[str, Tensor]
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of ``losses``, a zero where there are none."""
+        zero = self.x.new_zeros(())
+        return sum(self.losses.values(), zero)
+
+    def unpool(self, x: Tensor | None = None) -> Tensor:
+        """Gives each node the row of its supernode.
+
+        Args:
+            x: Rows per supernode, ``[K', ...]``. (default: the pooled features)
+
+        Returns:
+            ``x[cluster]``, of shape ``[N, ...]``.
+        """
+        return unpool(self.x if x is None else x, self.cluster)

@@ -1,0 +1,242 @@
+"""The pooling layer: validate, draw, reduce, connect, losses."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.typing import Adj
+
+from gumbelpool.assignment import Plan, Scores
+from gumbelpool.coarsen import sum_rows
+from gumbelpool.estimators import ESTIMATORS
+from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
+from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
+from gumbelpool.output import PoolOutput
+from gumbelpool.sampling import rows_per_block
+from gumbelpool.streaming import Pooled, streamed_pool
+from gumbelpool.validation import (
+    check_in,
+    check_losses,
+    check_positive_int,
+    check_ratio,
+    check_tau,
+)
+
+
+class GumbelPool(torch.nn.Module):
+    r"""Pools every graph to at most K supernodes by sampling one cluster per node.
+
+    DiffPool (`Ying et al. 2018 <https://arxiv.org/abs/1806.08804>`_) with a sampled, one-hot
+    assignment in place of the soft one, and a straight-through gradient:
+
+    .. math::
+        c_i &\sim \mathrm{Categorical}(\mathrm{softmax}(\theta_i)), \qquad
+        S_{ik} = [c_i = k]
+
+        X' &= S^{\top} X, \qquad A' = S^{\top} A S
+
+    The pooled graph is sparse: its edges are the image of the input's, so there are never more of
+    them. The draw is exact, and the gradient is the full one,
+    :math:`\partial L / \partial S_{ik}` for every k, through the features, the pooled edge weights
+    and features, and the losses.
+
+    Args:
+        in_channels (int): Channels of the features that the assignment is computed from.
+        num_clusters (int): K, the clusters per graph (an upper bound where ``ratio`` is given).
+        ratio (float, optional): Graph g may use
+            :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` clusters.
+            (default: ``None``, K for every graph)
+        estimator (str): How :math:`\partial L / \partial S` becomes
+            :math:`\partial L / \partial \theta`: ``"gumbel"``, ``"gumbel_rao"``,
+            ``"straight_through"``, ``"gst"`` or ``"reinmax"``; see
+            :mod:`gumbelpool.estimators`. (default: ``"gumbel"``)
+        tau (float): Temperature of the estimator; it does not change the draw. A plain attribute,
+            so that a schedule may set it. (default: ``1.0``)
+        aggr (str): ``"sum"`` or ``"mean"`` of the members' features. (default: ``"sum"``)
+        losses (tuple of str): Any of ``"link"`` (clusters should follow the edges), ``"entropy"``
+            (assignments should be sure) and ``"balance"`` (all clusters should be used); ``()``
+            for none. (default: ``("link", "entropy")``)
+        drop_empty (bool): Leaves supernodes without members out. ``False`` keeps all K of every
+            graph, so that shapes are static. (default: ``True``)
+        remove_self_loops (bool): Leaves edges inside a supernode out. (default: ``False``)
+        weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
+            (default: ``True``)
+        sample_in_eval (bool): Samples in ``eval()`` too, where otherwise each node takes its most
+            likely cluster. (default: ``False``)
+        bias (bool): Whether the assignment head has a bias. (default: ``True``)
+        block_size (int, optional): Rows of the assignment that are held at a time.
+            (default: ``None``, as many as stay in cache)
+
+    Attributes:
+        lin (torch.nn.Linear): The assignment head, ``in_channels`` to ``num_clusters``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range or not among its choices.
+
+    Example:
+        >>> pool = GumbelPool(64, num_clusters=20)
+        >>> out = pool(x, edge_index, batch=batch)
+        >>> x = conv(out.x, out.edge_index, out.edge_weight)
+        >>> loss = task_loss + out.loss
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_clusters: int,
+        *,
+        ratio: float | None = None,
+        estimator: str = "gumbel",
+        tau: float = 1.0,
+        aggr: str = "sum",
+        losses: Sequence[str] = ("link", "entropy"),
+        drop_empty: bool = True,
+        remove_self_loops: bool = False,
+        weighted: bool = True,
+        sample_in_eval: bool = False,
+        bias: bool = True,
+        block_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive_int("in_channels", in_channels)
+        check_positive_int("num_clusters", num_clusters)
+        check_ratio(ratio)
+        check_in("estimator", estimator, ESTIMATORS)
+        check_tau(tau)
+        check_in("aggr", aggr, ("sum", "mean"))
+        check_losses(losses, LOSSES)
+        if block_size is not None:
+            check_positive_int("block_size", block_size)
+
+        self.in_channels = in_channels
+        self.num_clusters = num_clusters
+        self.ratio = ratio
+        self.estimator = estimator
+        self.tau = tau
+        self.aggr = aggr
+        self.losses = tuple(losses)
+        self.drop_empty = drop_empty
+        self.remove_self_loops = remove_self_loops
+        self.weighted = weighted
+        self.sample_in_eval = sample_in_eval
+        self.block_size = block_size
+        self.lin = torch.nn.Linear(in_channels, num_clusters, bias=bias)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Resets the assignment head."""
+        self.lin.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Adj,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        *,
+        edge_attr: Tensor | None = None,
+        logits: Tensor | None = None,
+        assign_x: Tensor | None = None,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> PoolOutput:
+        r"""Pools a batch of graphs.
+
+        Args:
+            x: Node features, ``[N, F]``; F is ``in_channels`` unless ``logits`` or ``assign_x`` is
+                given.
+            edge_index: Edges ``[2, E]``, int64, as (source, target); or an ``EdgeIndex``; or
+                :math:`A^\top` as a ``SparseTensor`` or ``torch.sparse`` matrix with the edge
+                weights (or features) for its values.
+            edge_weight: ``[E]``. (default: ones)
+            batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
+            edge_attr: Edge features, ``[E, D]``, summed into the pooled edges.
+            logits: Assignment scores, ``[N, K]``, in place of ``lin(assign_x)``.
+            assign_x: Features to be scored in place of ``x``, ``[N, in_channels]``, such as the
+                output of a pooling GNN.
+            batch_size: The number of graphs B, when the last ones may be empty; saves a device
+                sync. (default: read from ``batch``)
+            generator: Source of randomness, on the device of ``x``. (default: torch's own)
+
+        Returns:
+            :class:`~gumbelpool.PoolOutput`, in the dtype of the inputs.
+
+        Raises:
+            TypeError: If an argument has the wrong type or dtype.
+            ValueError: If shapes disagree, an edge end lies outside [0, N) or joins two graphs,
+                ``batch`` is unsorted or negative, or a row of logits has no softmax.
+        """
+        check_tau(self.tau)
+        inputs = read_inputs(
+            x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
+            self.in_channels, self.num_clusters,
+        )  # fmt: skip
+        if logits is not None:
+            scores = Scores(logits, None, None)
+        else:
+            scores = Scores(inputs.assign_x, self.lin.weight, self.lin.bias)
+        limit = cluster_limit(inputs, self.ratio, self.num_clusters)
+        plan = Plan(
+            num_clusters=self.num_clusters,
+            num_graphs=inputs.num_graphs,
+            limit=limit,
+            estimator=self.estimator,
+            tau=float(self.tau),
+            sample=self.training or self.sample_in_eval,
+            drop_empty=self.drop_empty,
+            remove_self_loops=self.remove_self_loops,
+            losses=self.losses,
+            block_size=self.block_size or rows_per_block(self.num_clusters),
+            generator=generator,
+        )
+        pooled = streamed_pool(
+            plan, inputs.x, inputs.edge_index, inputs.edge_values, inputs.batch, scores
+        )
+
+        pooled_x = pooled.x
+        if self.aggr == "mean":
+            pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
+        weight, attr = pooled.edge_values[:, 0], pooled.edge_values[:, 1:]
+        statistics = _statistics(pooled, inputs, limit, self.num_clusters)
+        return PoolOutput(
+            x=pooled_x.to(x.dtype),
+            edge_index=pooled.edge_index,
+            edge_weight=weight.to(inputs.weight_dtype) if self.weighted else None,
+            batch=pooled.supernode // self.num_clusters,
+            edge_attr=None if inputs.attr_dtype is None else attr.to(inputs.attr_dtype),
+            cluster=pooled.cluster,
+            losses=mean_losses(self.losses, statistics, pooled.x.dtype),
+        )
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return (
+            f"{self.in_channels}, num_clusters={self.num_clusters}, ratio={self.ratio}, "
+            f"estimator={self.estimator!r}, tau={self.tau}, aggr={self.aggr!r}, "
+            f"losses={self.losses}, drop_empty={self.drop_empty}, "
+            f"remove_self_loops={self.remove_self_loops}, weighted={self.weighted}, "
+            f"sample_in_eval={self.sample_in_eval}, bias={self.lin.bias is not None}, "
+            f"block_size={self.block_size}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.extra_repr()})"
+
+
+def _statistics(
+    pooled: Pooled, inputs: PoolInputs, limit: Tensor | None, num_clusters: int
+) -> GraphStatistics:
+    """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
+    weight = inputs.edge_values[:, 0].double()
+    square = sum_rows(weight * weight, inputs.batch[inputs.edge_index[0]], inputs.num_graphs)
+    if limit is None:
+        limit = torch.full_like(inputs.num_nodes, num_clusters)
+    return GraphStatistics(
+        num_nodes=inputs.num_nodes,
+        num_clusters=limit,
+        residual=square - 2 * pooled.agreement + inputs.num_nodes,
+        weight_square=square,
+        entropy=pooled.entropy,
+        usage=pooled.usage,
+    )

@@ -1,0 +1,244 @@
+"""Every input check of the package. Each error names the argument, what was expected, what came.
+
+Checks of types and shapes cost nothing and always run. Checks that read the data (a pass over it,
+and on a GPU a device sync) run unless :class:`data_checks` switches them off.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+_data_checks_enabled = True
+MAX_SUPERNODES = math.isqrt(torch.iinfo(torch.int64).max)  # a pair of ids must fit an int64
+
+
+class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
+    """Switches the checks that read the data on or off, for good or within a ``with`` block.
+
+    With the checks off, bad data (edge ends out of range, edges between graphs, an unsorted batch,
+    NaN) gives undefined results.
+
+    Args:
+        enabled: Whether the checks run from now on.
+
+    Example:
+        >>> with gumbelpool.data_checks(False):
+        ...     out = pool(x, edge_index, batch=batch, batch_size=32)
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        global _data_checks_enabled
+        self.previous = _data_checks_enabled
+        _data_checks_enabled = enabled
+
+    def __enter__(self) -> None:
+        """The switch was already thrown by the constructor."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _data_checks_enabled
+        _data_checks_enabled = self.previous
+
+
+def data_checks_enabled() -> bool:
+    """Whether the checks that read the data are on."""
+    return _data_checks_enabled
+
+
+def check_in(name: str, value: object, allowed: Collection[object]) -> None:
+    """Checks that a named choice exists."""
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}")
+
+
+def check_positive_int(name: str, value: object) -> None:
+    """Checks an int ≥ 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int; got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value}")
+
+
+def check_tau(tau: object) -> None:
+    """Checks a temperature."""
+    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
+        raise TypeError(f"tau must be a float; got {tau!r} of type {type(tau).__name__}")
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be positive and finite; got {tau}")
+
+
+def check_ratio(ratio: object) -> None:
+    """Checks a pooling ratio, or None."""
+    if ratio is None:
+        return
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+        raise TypeError(f"ratio must be a float or None; got {ratio!r}")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1]; got {ratio}")
+
+
+def check_losses(losses: object, allowed: Collection[str]) -> None:
+    """Checks a sequence of loss names."""
+    if isinstance(losses, str) or not isinstance(losses, Sequence):
+        raise TypeError(f"losses must be a tuple of names; got {losses!r}")
+    for name in losses:
+        check_in("each of losses", name, allowed)
+    if len(set(losses)) < len(losses):
+        raise ValueError(f"losses must not repeat a name; got {tuple(losses)!r}")
+
+
+def _check_tensor(name: str, value: object, shape: str, dim: int) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor {shape}; got {type(value).__name__}")
+    if value.dim() != dim:
+        raise ValueError(f"{name} must have shape {shape}; got {list(value.shape)}")
+
+
+def _check_floating(name: str, value: Tensor) -> None:
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point; got {value.dtype}")
+
+
+def _check_int64(name: str, value: Tensor) -> None:
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64; got {value.dtype}")
+
+
+def _check_range(name: str, value: Tensor, bound: int, meaning: str) -> None:
+    if _data_checks_enabled and value.numel() > 0:
+        low, high = (int(end) for end in value.aminmax())
+        if low < 0 or high >= bound:
+            raise ValueError(f"{name} must lie in [0, {bound}), {meaning}; got {low} to {high}")
+
+
+def check_features(name: str, x: object, channels: int | None = None) -> None:
+    """Checks a floating ``[N, F]``, where F must be ``channels`` if that is given."""
+    shape = f"[N, {'F' if channels is None else channels}]"
+    _check_tensor(name, x, shape, 2)
+    assert isinstance(x, Tensor)
+    _check_floating(name, x)
+    if channels is not None and x.size(1) != channels:
+        raise ValueError(f"{name} must have shape {shape}; got {list(x.shape)}")
+
+
+def check_length(name: str, value: Tensor, other: str, length: int) -> None:
+    """Checks that the rows of an argument number those of another."""
+    if value.size(0) != length:
+        raise ValueError(
+            f"{name} must have as many rows as {other}, {length}; got {list(value.shape)}"
+        )
+
+
+def check_devices(x: Tensor, **others: Tensor | None) -> None:
+    """Checks that all tensors are where ``x`` is."""
+    for name, value in others.items():
+        if value is not None and value.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}; got {value.device}")
+
+
+def check_logits(logits: object, num_clusters: int | None = None) -> None:
+    """Checks floating ``[N, K]`` scores, K ≥ 1."""
+    check_features("logits", logits, num_clusters)
+    assert isinstance(logits, Tensor)
+    if logits.size(1) < 1:
+        raise ValueError(f"logits must have at least one column; got {list(logits.shape)}")
+
+
+def check_row_maximum(maximum: Tensor) -> None:
+    """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
+    if _data_checks_enabled:
+        bad = ~maximum.isfinite()
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise ValueError(
+                "logits must have no NaN and no +inf, and a finite entry in every row; "
+                f"the largest entry of row {row} is {float(maximum[row])}"
+            )
+
+
+def check_cluster(cluster: object, num_supernodes: int, num_nodes: int | None = None) -> None:
+    """Checks supernode ids ``[N]``."""
+    _check_tensor("cluster", cluster, "[N]", 1)
+    assert isinstance(cluster, Tensor)
+    _check_int64("cluster", cluster)
+    if num_nodes is not None:
+        check_length("cluster", cluster, "x", num_nodes)
+    _check_range("cluster", cluster, num_supernodes, "the supernodes")
+
+
+def check_num_supernodes(num_supernodes: int) -> None:
+    """Checks that a pair of supernode ids fits an int64 key."""
+    if not 0 <= num_supernodes <= MAX_SUPERNODES:
+        raise ValueError(
+            f"the number of supernodes must be in [0, {MAX_SUPERNODES}], "
+            f"so that a pair of them fits an int64; got {num_supernodes}"
+        )
+
+
+def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_nodes: int) -> None:
+    """Checks ``[2, E]`` edges with their weights ``[E]`` and features ``[E, D]``."""
+    _check_tensor("edge_index", edge_index, "[2, E]", 2)
+    assert isinstance(edge_index, Tensor)
+    if edge_index.size(0) != 2:
+        raise ValueError(f"edge_index must have shape [2, E]; got {list(edge_index.shape)}")
+    _check_int64("edge_index", edge_index)
+    for name, value, shape, dim in (
+        ("edge_weight", edge_weight, "[E]", 1),
+        ("edge_attr", edge_attr, "[E, D]", 2),
+    ):
+        if value is not None:
+            _check_tensor(name, value, shape, dim)
+            assert isinstance(value, Tensor)
+            _check_floating(name, value)
+            if value.size(0) != edge_index.size(1):
+                raise ValueError(
+                    f"{name} must have a row per edge, {edge_index.size(1)}; "
+                    f"got {list(value.shape)}"
+                )
+    _check_range("edge_index", edge_index, num_nodes, "the nodes")
+
+
+def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
+    """Checks a sorted batch vector ``[N]`` and the number of graphs, either of them optional."""
+    if batch_size is not None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+            raise TypeError(f"batch_size must be an int; got {batch_size!r}")
+        if batch_size < 0 or (batch is None and batch_size != 1):
+            expected = "1 where batch is None" if batch is None else "at least 0"
+            raise ValueError(f"batch_size must be {expected}; got {batch_size}")
+    if batch is None:
+        return
+    _check_tensor("batch", batch, "[N]", 1)
+    assert isinstance(batch, Tensor)
+    _check_int64("batch", batch)
+    check_length("batch", batch, "x", num_nodes)
+    if _data_checks_enabled and num_nodes > 0:
+        if bool((batch[1:] < batch[:-1]).any()):
+            raise ValueError("batch must be sorted in ascending order; got a descent in it")
+        first, last = int(batch[0]), int(batch[-1])
+        if first < 0:
+            raise ValueError(f"batch must not be negative; got {first}")
+        if batch_size is not None and last >= batch_size:
+            raise ValueError(f"batch must lie in [0, batch_size), {batch_size}; got {last}")
+
+
+def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:
+    """Checks that no edge joins two graphs."""
+    if _data_checks_enabled:
+        between = batch[edge_index[0]] != batch[edge_index[1]]
+        if bool(between.any()):
+            edge = int(between.nonzero()[0])
+            source, target = edge_index[:, edge].tolist()
+            raise ValueError(
+                "edge_index must not join two graphs of the batch; "
+                f"edge {edge} joins node {source} of graph {int(batch[source])} "
+                f"and node {target} of graph {int(batch[target])}"
+            )
