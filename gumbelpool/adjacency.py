@@ -37,16 +37,17 @@ def to_edges(
                 f"{name} must be the values of the sparse matrix given as edge_index, "
                 f"not an argument beside it; got a tensor of shape {list(value.shape)}"
             )
-    if isinstance(adjacency, SparseTensor):
-        size, has_value = list(adjacency.sparse_sizes()), adjacency.has_value()
-    else:
-        size, has_value = list(adjacency.shape[:2]), True
-        if adjacency.layout == torch.sparse_coo:
-            adjacency = adjacency.coalesce()
+    is_sparse_tensor = isinstance(adjacency, SparseTensor)
+    size = list(adjacency.sparse_sizes() if is_sparse_tensor else adjacency.shape[:2])
     if size != [num_nodes, num_nodes]:
         raise ValueError(f"edge_index must be an N×N sparse matrix, N={num_nodes}; got {size}")
-    edge_index, value = to_edge_index(adjacency)
-    edge_index = edge_index.flip(0)
-    if not has_value:
+    if not is_sparse_tensor and adjacency.layout == torch.sparse_coo:
+        # PyG's to_edge_index would mark it as coalesced, in place and with no gradient.
+        adjacency = adjacency.coalesce()
+        edge_index, value = adjacency.indices(), adjacency.values()
+    else:
+        edge_index, value = to_edge_index(adjacency)
+    edge_index = edge_index.detach().flip(0)
+    if is_sparse_tensor and not adjacency.has_value():
         return Edges(edge_index, None, None)
     return Edges(edge_index, *((value, None) if value.dim() == 1 else (None, value)))

@@ -5,7 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gumbelpool.validation import check_cluster, check_edges, check_features, check_in
+from gumbelpool.validation import (
+    check_cluster,
+    check_edges,
+    check_features,
+    check_in,
+    check_num_supernodes,
+)
 
 
 class MergedEdges(NamedTuple):
@@ -80,6 +86,7 @@ def coarsen_edges(
         TypeError: If an argument has the wrong dtype.
         ValueError: If shapes disagree, or an id lies outside its range.
     """
+    check_num_supernodes(num_supernodes)
     check_cluster(cluster, num_supernodes)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     if edge_weight is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gumbelpool.coarsen import sum_rows
-from gumbelpool.validation import check_batch, check_cluster
+from gumbelpool.validation import check_batch, check_cluster, check_one_graph_each
 
 
 class Occupancy(NamedTuple):
@@ -40,7 +40,8 @@ def occupancy(
 
     Raises:
         TypeError: If ``cluster`` or ``batch`` is not int64.
-        ValueError: If shapes disagree, ids are negative, or ``batch`` is unsorted.
+        ValueError: If shapes disagree, ids are negative, ``batch`` is unsorted, or two graphs share
+            a supernode.
     """
     check_cluster(cluster, torch.iinfo(torch.int64).max)
     check_batch(batch, batch_size, cluster.size(0))
@@ -52,6 +53,7 @@ def occupancy(
 
     _, supernode, members = torch.unique(cluster, return_inverse=True, return_counts=True)
     graph = torch.empty_like(members).scatter_(0, supernode, batch)
+    check_one_graph_each(graph[supernode], batch)
     num_nodes = torch.bincount(batch, minlength=batch_size)
     share = members / num_nodes[graph]
     return Occupancy(

@@ -155,6 +155,7 @@ def check_logits(logits: object, num_clusters: int | None = None) -> None:
 def check_row_maximum(maximum: Tensor) -> None:
     """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
     if _data_checks_enabled:
+        maximum = maximum.detach()
         bad = ~maximum.isfinite()
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
@@ -241,4 +242,17 @@ def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:
                 "edge_index must not join two graphs of the batch; "
                 f"edge {edge} joins node {source} of graph {int(batch[source])} "
                 f"and node {target} of graph {int(batch[target])}"
+            )
+
+
+def check_one_graph_each(graph: Tensor, batch: Tensor) -> None:
+    """Checks that the graph of each node's supernode is the node's own."""
+    if _data_checks_enabled:
+        shared = graph != batch
+        if bool(shared.any()):
+            node = int(shared.nonzero()[0])
+            raise ValueError(
+                "cluster must not share a supernode between graphs; "
+                f"that of node {node} of graph {int(batch[node])} "
+                f"has members of graph {int(graph[node])}"
             )

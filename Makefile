@@ -1,0 +1,43 @@
+# The commands of the README. Each sets up what it needs in $(VENV), once.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TESTS ?= tests
+
+.PHONY: demo test check lint test-sparse clean
+
+demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
+	$(BIN)/python examples/tu_classification.py --out runs/demo
+
+test: $(VENV)/.test ## all tests
+	$(BIN)/python -m pytest $(TESTS)
+
+check: lint ## format, lint, types, and all tests with warnings as errors
+	$(BIN)/python -m pytest -W error $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-sparse: $(VENV)/.sparse ## the SparseTensor tests; compiles torch-scatter and torch-sparse, ~17 minutes
+	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest -W error tests/test_adjacency.py tests/test_packaging.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# An environment is made again only when what it is made from changes.
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[$*]"
+	touch $@
+
+# Both packages need torch at build time, hence without build isolation.
+$(VENV)/.sparse: $(VENV)/.test
+	$(PIP) setuptools wheel
+	$(PIP) --no-build-isolation torch-scatter torch-sparse
+	$(PIP) -e ".[sparse]"
+	touch $@
+
+clean: ## remove the environment
+	rm -rf $(VENV)
