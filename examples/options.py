@@ -177,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     net.add_argument("--dropout", type=probability, default=0.0, metavar="P")
 
     train = parser.add_argument_group("training")
-    train.add_argument("--epochs", type=positive, default=100, metavar="N")
+    train.add_argument("--epochs", type=positive, default=60, metavar="N")
     train.add_argument(
         "--patience",
         type=positive,

@@ -20,7 +20,9 @@ def uniform_noise(num_rows: int, device: torch.device, generator: torch.Generato
 
 def exponential_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Exp(1) noise in the shape and dtype of ``like``; never zero, so that its log is finite."""
-    noise = torch.empty_like(like).exponential_(generator=generator)
+    # Contiguous, since noise is filled in memory's order: it must not depend on strides.
+    noise = torch.empty_like(like, memory_format=torch.contiguous_format)
+    noise.exponential_(generator=generator)
     return noise.clamp_(min=torch.finfo(like.dtype).tiny)
 
 

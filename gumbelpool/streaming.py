@@ -68,7 +68,8 @@ class _StreamedPool(torch.autograd.Function):
         local, entropy, usage = assign(plan, Scores(source, weight, bias), batch, dtype)
         ctx.seed = None
         if plan.estimator in NEEDS_NOISE and any(ctx.needs_input_grad):
-            ctx.seed = _draw_seed(plan.generator)
+            # Without a draw nothing is left to chance, the gradient included.
+            ctx.seed = _draw_seed(plan.generator) if plan.sample else 0
 
         # Nodes to supernodes.
         num_slots = plan.num_graphs * plan.num_clusters

@@ -114,9 +114,7 @@ def test_vector_values_are_edge_features(graph, form):
     attr = torch.randn(E, 2)
     out = run(LAYERS[0], x, form(edge_index, attr)) if form is as_sparse_tensor else None
     if out is None:
-        adj_t = torch.sparse_coo_tensor(
-            edge_index.flip(0), attr, (N, N, 2), check_invariants=True
-        )
+        adj_t = torch.sparse_coo_tensor(edge_index.flip(0), attr, (N, N, 2), check_invariants=True)
         out = run(LAYERS[0], x, adj_t)
     assert_same(out, run(LAYERS[0], x, edge_index, edge_attr=attr))
 

@@ -145,6 +145,15 @@ def test_largest_uniform_stays_in_range_for_many_clusters(K, dtype):
         assert (cluster == 0).all() if uniform == 0 else (cluster > 0.99 * K).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cluster_of_probability_two_to_the_minus_thirty_is_reachable(dtype):
+    """Its slice of [0, 1) is narrower than the spacing of float32 numbers there."""
+    logits = torch.tensor([[0.0, -30 * math.log(2), 0.0]], dtype=dtype)
+    p = torch.softmax(logits[0].double(), 0)
+    with injected(p[:1] + p[1] / 2):
+        assert sample_clusters(logits).tolist() == [1]
+
+
 def test_underflowing_clusters_are_never_drawn():
     """exp(−2000) is zero in every dtype: at both ends of the uniform the draw is possible."""
     logits = torch.tensor([[-2000.0, 0.0, 0.0, -2000.0]])

@@ -168,7 +168,11 @@ FUNCTIONS = [
     (lambda: unpool(X, X[0]), TypeError, "cluster must be int64"),
     (lambda: occupancy(CLUSTER, BATCH.flip(0)), ValueError, "batch must be sorted"),
     (lambda: occupancy(CLUSTER - 1), ValueError, "cluster must lie in [0, "),
-    (lambda: occupancy(CLUSTER, BATCH * 0 + CLUSTER.sort()[0]), ValueError, "must not share a supernode"),
+    (
+        lambda: occupancy(CLUSTER, BATCH * 0 + CLUSTER.sort()[0]),
+        ValueError,
+        "must not share a supernode",
+    ),
 ]
 
 
