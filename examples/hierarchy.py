@@ -17,16 +17,16 @@ NUM_COLOURS = 8
 COMMUNITIES = (5, 6)  # per graph; fewer than 5, and a path is a tree. Ranges include both ends.
 NODES = (16, 22)  # per community
 DENSITY = (0.35, 0.5)  # share of the pairs of nodes in a community that are edges, per graph
-SHOWN = 0.8  # of the nodes show their community's colour, the others any colour
+SHOWN = 0.95  # of the nodes show their community's colour, the others any colour
 EXTRA_SWAPS = (0, 3)  # beyond the one swap per pair of communities that a clique needs
 
 
-def hierarchy(num_graphs: int = 800, seed: int = 0) -> list[Data]:
+def hierarchy(num_graphs: int = 1000, seed: int = 0) -> list[Data]:
     r"""Graphs of dense communities; the class is how the communities are wired to each other.
 
     A graph has 5 or 6 communities of 16 to 22 nodes, each with a colour of its own out of 8. A
-    node's features are the one-hot code of its community's colour or, for one node in five, of a
-    colour drawn at random. Seen from afar, with a community as a node and two communities joined
+    node's features are the one-hot code of its community's colour or, for one node in twenty, of
+    a colour drawn at random. Seen from afar, with a community as a node and two communities joined
     where any edge joins them, the graph is a ring, a star, a clique, a path or a tree, exactly.
 
     Why nothing but the coarse structure gives the class away:
@@ -56,7 +56,7 @@ def hierarchy(num_graphs: int = 800, seed: int = 0) -> list[Data]:
 
     Args:
         num_graphs (int): Number of graphs. Graph i is of class i modulo the number of classes, and
-            is the same however many graphs there are. (default: :obj:`800`)
+            is the same however many graphs there are. (default: :obj:`1000`)
         seed (int): Non-negative seed. (default: :obj:`0`)
 
     Returns:
