@@ -81,10 +81,7 @@ def test_values_of_a_sparse_matrix_get_their_gradient(graph, form):
     gradients = []
     for sparse in (True, False):
         leaf = weight.clone().requires_grad_()
-        if sparse:
-            out = run(pool, x, form(edge_index, leaf))
-        else:
-            out = run(pool, x, edge_index, leaf)
+        out = run(pool, x, form(edge_index, leaf)) if sparse else run(pool, x, edge_index, leaf)
         (out.edge_weight.sin().sum() + out.loss).backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients)
@@ -126,6 +123,9 @@ def test_a_sparse_tensor_without_values_counts_edges(graph):
     assert_same(out, run(LAYERS[0], x, edge_index))
 
 
+# The convolution makes a torch.sparse matrix of the SparseTensor, which warns.
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 @needs_torch_sparse
 def test_pooling_a_batch_with_adj_t_after_a_convolution_with_adj_t():
     torch.manual_seed(0)

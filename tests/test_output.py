@@ -17,8 +17,10 @@ BATCH = torch.tensor([0, 0, 0, 1, 1, 1])
 def test_the_output_unpacks_in_pyg_order_and_is_a_pytree():
     out = GumbelPool(3, 2)(X, EDGES, batch=BATCH)
     x, edge_index, edge_weight, batch = out[:4]
-    assert (x is out.x) and (edge_index is out.edge_index)
-    assert (edge_weight is out.edge_weight) and (batch is out.batch)
+    assert x is out.x
+    assert edge_index is out.edge_index
+    assert edge_weight is out.edge_weight
+    assert batch is out.batch
     doubled = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor * 2, out)
     assert type(doubled) is type(out)
     torch.testing.assert_close(doubled.losses["link"], 2 * out.losses["link"])
@@ -30,7 +32,8 @@ def test_loss_is_the_sum_of_the_losses_and_zero_without_any():
     torch.testing.assert_close(out.loss, sum(out.losses.values()))
     none = GumbelPool(3, 2, losses=())(X, EDGES)
     assert none.losses == {}
-    assert none.loss.shape == () and none.loss == 0
+    assert none.loss.shape == ()
+    assert none.loss == 0
 
 
 def test_unpool_gives_each_node_the_row_of_its_supernode():

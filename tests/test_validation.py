@@ -138,7 +138,7 @@ def test_bad_call_arguments_are_named(layer, arguments, error, message):
 def test_a_temperature_set_by_a_schedule_is_checked():
     pool = GumbelPool(3, 2)
     pool.tau = -1.0
-    with pytest.raises(ValueError, match="tau must be positive and finite; got -1.0"):
+    with pytest.raises(ValueError, match=r"tau must be positive and finite; got -1\.0"):
         pool(X, EDGES)
 
 
