@@ -226,6 +226,13 @@ def parser() -> argparse.ArgumentParser:
         help="processes to train with, one per device",
     )
     run.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="CPU threads per process; more than one rarely pays for small graphs",
+    )
+    run.add_argument(
         "--precision",
         default="32-true",
         metavar="P",

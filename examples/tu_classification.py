@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     """Everything that the command line asks for."""
     check(args)
     folds = folds_to_run(args.fold, args.folds)
+    torch.set_num_threads(args.threads)
     fabric = make_fabric(args)
     with fabric.rank_zero_first():
         dataset = load(args.dataset, args.root, num_graphs=args.num_graphs, seed=args.seed)

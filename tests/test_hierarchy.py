@@ -1,9 +1,13 @@
 """The embedded dataset: well formed, labelled by its coarse structure, and by nothing else."""
 
+import json
+
+import conftest  # noqa: F401, the import of PyG without its deprecation warning
 import hierarchy
 import numpy as np
 import pytest
 import torch
+import tu_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from torch_geometric.data import Data
@@ -204,3 +208,18 @@ def test_the_same_forest_reads_the_class_off_the_coarse_graph(graphs):
         adjacency = torch.zeros(6, 6).index_put((row, col), torch.ones(())).fill_diagonal_(0)
         features.append(adjacency.sum(dim=1).sort().values.numpy())
     assert accuracy(features, graphs) > 0.99
+
+
+def test_a_network_learns_the_class_with_learned_clusters_only(tmp_path):
+    """The same network, budget and split: without pooling, with random and with learned clusters.
+
+    One level of 16 clusters and 20 epochs; chance is 0.2.
+    """
+    accuracy = {}
+    for pool in ("gumbel", "none", "random"):
+        out = tmp_path / pool
+        arguments = ["--pool", pool, "--num-clusters", "16", "--epochs", "20", "--out", str(out)]
+        assert tu_classification.main([*arguments, "--accelerator", "cpu"]) == 0
+        accuracy[pool] = json.loads((out / "results.jsonl").read_text())["test_accuracy"]
+    assert accuracy["gumbel"] > 0.7, accuracy
+    assert max(accuracy["none"], accuracy["random"]) < accuracy["gumbel"] - 0.3, accuracy
