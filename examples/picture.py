@@ -51,9 +51,9 @@ def save_picture(
             row[0].set_ylabel(
                 f"class: {classes[int(graph.y)]}\npredicted: {classes[predicted]}", fontsize=11
             )
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(title, fontsize=13, y=0.995)
         figure.text(0.5, 0.012, CAPTION, ha="center", fontsize=9, color="#444444")
-        figure.tight_layout(rect=(0, 0.9 / figure.get_figheight() * 0.6, 1, 1))
+        figure.tight_layout(rect=(0, 0.54 / figure.get_figheight(), 1, 0.99))
         figure.savefig(path, dpi=120)
         plt.close(figure)
 
