@@ -46,8 +46,9 @@ def hierarchy(num_graphs: int = 1000, seed: int = 0) -> list[Data]:
       dilutes that, and a readout over nodes adds it up without regard to the community that it
       came from. The set of colours in contact would be enough in principle, but colours
       take random places in the coarse graph: a ring of 5 alone can be coloured in 672 ways, of
-      which a few hundred graphs show hardly any twice. The hub of a star, crowded with foreign
-      neighbours, is what still shows a little at the level of nodes.
+      which a few hundred graphs show hardly any twice. What still shows a little at the
+      level of nodes is the hub of a star, crowded with foreign neighbours, and the many
+      colours that every community of a clique meets.
     - **With pooling**, the nodes that look alike after a layer or two of message passing make one
       supernode, and on these few supernodes the class is a matter of one or two further layers:
       who has how many neighbours, by how strong an edge. That takes an assignment that respects
