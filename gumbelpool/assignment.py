@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gumbelpool import sampling
+from gumbelpool.coarsen import EdgeMerger, count_rows
 from gumbelpool.validation import check_row_maximum
+
+SAFE = 60.0  # e^60 times any number of clusters is far from float32's limits, and so is e^-60
+LOWEST = -1e4  # stands for −∞, since its exponential is zero and its product with that too
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,6 @@ class Plan:
     Attributes:
         num_clusters: K.
         num_graphs: B.
-        limit: Clusters that each graph may use, ``[B]``, or ``None`` for K everywhere.
         estimator: A name in ``ESTIMATORS``.
         tau: Its temperature.
         sample: Whether to draw; otherwise the most likely cluster is taken.
@@ -26,12 +28,10 @@ class Plan:
         remove_self_loops: Whether pooled self-loops are left out.
         losses: The names of the losses, so that no statistic is computed in vain.
         block_size: Rows per block.
-        generator: Source of randomness.
     """
 
     num_clusters: int
     num_graphs: int
-    limit: Tensor | None
     estimator: str
     tau: float
     sample: bool
@@ -39,26 +39,69 @@ class Plan:
     remove_self_loops: bool
     losses: tuple[str, ...]
     block_size: int
-    generator: torch.Generator | None
 
 
 class Scores(NamedTuple):
-    """The logits [N, K]: given as ``source``, or ``source`` [N, C] before the linear head."""
+    """What the logits [N, K] are made of.
+
+    Attributes:
+        source: The logits, ``[N, K]``, or the features before the linear head, ``[N, C]``.
+        weight: Of the head, ``[K, C]``.
+        bias: Of the head, ``[K]``.
+        limit: Clusters that each graph may use, ``[B]``, or ``None`` for K everywhere.
+    """
 
     source: Tensor
     weight: Tensor | None
     bias: Tensor | None
+    limit: Tensor | None
 
-    def block(self, rows: slice, batch: Tensor, limit: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The logits of some rows, −∞ where a graph may not use a cluster."""
-        logits = self.source[rows].to(dtype)
-        if self.weight is not None:
-            bias = None if self.bias is None else self.bias.to(dtype)
-            logits = F.linear(logits, self.weight.to(dtype), bias)
-        if limit is not None:
-            column = torch.arange(logits.size(1), device=logits.device)
-            logits = logits.masked_fill(column >= limit[batch[rows]].unsqueeze(1), -torch.inf)
-        return logits
+
+class Assignment(NamedTuple):
+    """A draw.
+
+    Attributes:
+        batch: Graph of each node, ``[N]``, sorted.
+        local: Cluster of each node, ``[N]``, in [0, K).
+        cluster: Its supernode, ``[N]``, in [0, K').
+        supernode: graph · K + cluster of each supernode, ``[K']``, ascending.
+        members: Nodes of each supernode, ``[K']``.
+        number: Supernode of each slot graph · K + cluster that has one, ``[B·K]``.
+        num_graphs: B.
+        num_clusters: K.
+    """
+
+    batch: Tensor
+    local: Tensor
+    cluster: Tensor
+    supernode: Tensor
+    members: Tensor
+    number: Tensor
+    num_graphs: int
+    num_clusters: int
+
+    @staticmethod
+    def of(batch: Tensor, local: Tensor, plan: Plan) -> "Assignment":
+        """Numbers the supernodes of a draw ``local``."""
+        num_slots = plan.num_graphs * plan.num_clusters
+        slot = batch * plan.num_clusters + local
+        members = count_rows(slot, num_slots)
+        every = torch.arange(num_slots, device=batch.device)
+        supernode, number, cluster = every, every, slot
+        if plan.drop_empty:
+            supernode = members.nonzero().squeeze(1)
+            number = torch.empty_like(every).index_copy_(0, supernode, every[: supernode.numel()])
+            cluster, members = number.index_select(0, slot), members.index_select(0, supernode)
+        return Assignment(
+            batch, local, cluster, supernode, members, number, plan.num_graphs, plan.num_clusters
+        )
+
+    def merge_edges(self, edge_index: Tensor) -> EdgeMerger:
+        """Finds the pooled edges, whose keys are (graph · K + source's cluster) · K + target's."""
+        # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
+        slot = self.batch * self.num_clusters + self.local
+        num_slots = self.num_graphs * self.num_clusters
+        return EdgeMerger(edge_index, slot, self.local, num_slots, self.num_clusters)
 
 
 def blocks(num_rows: int, block_size: int) -> list[slice]:
@@ -68,28 +111,86 @@ def blocks(num_rows: int, block_size: int) -> list[slice]:
     ]
 
 
+class Scorer:
+    """Gives the logits of one block of rows at a time, centred for a softmax."""
+
+    def __init__(self, scores: Scores, batch: Tensor, dtype: torch.dtype) -> None:
+        self.scores, self.batch, self.dtype = scores, batch, dtype
+        self.head: Tensor | None = None
+        self.bounded = False
+        if scores.weight is not None:
+            weight = scores.weight.to(dtype)
+            if scores.bias is not None:
+                # As one more column, the bias costs no pass over the logits.
+                weight = torch.cat([weight, scores.bias.to(dtype).unsqueeze(1)], dim=1)
+            self.head = weight.t()
+            self.bounded = scores.limit is None and _are_bounded(scores.source, weight)
+
+    def features(self, rows: slice) -> Tensor:
+        """The rows that the head is applied to, with a one for the bias."""
+        source = self.scores.source[rows].to(self.dtype)
+        if self.scores.bias is not None:
+            source = torch.cat([source, source.new_ones(source.size(0), 1)], dim=1)
+        return source
+
+    def block(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Logits that may be exponentiated, and what was taken off each row (``None``: nothing).
+
+        An excluded cluster's logit is ``LOWEST``.
+        """
+        if self.head is None:
+            logits = self.scores.source[rows].to(self.dtype)
+        else:
+            logits = self.features(rows) @ self.head
+        if self.bounded:
+            return logits, None
+        if self.scores.limit is not None:
+            column = torch.arange(logits.size(1), device=logits.device)
+            limit = self.scores.limit[self.batch[rows]].unsqueeze(1)
+            logits = logits.masked_fill(column >= limit, -torch.inf)
+        top = logits.amax(-1, keepdim=True)
+        return (logits - top).clamp_(min=LOWEST), top
+
+
+def _are_bounded(source: Tensor, weight: Tensor) -> bool:
+    """Whether no logit exceeds ``SAFE`` by Hölder, so that none needs its row's maximum taken off.
+
+    To know costs a pass over the features and saves four over the logits. On an accelerator it
+    would cost a device sync.
+    """
+    if not source.is_cpu or source.numel() == 0:
+        return False
+    low, high = (float(end) for end in source.aminmax())
+    largest = max(-low, high, 1.0)
+    return largest * float(weight.abs().sum(1).amax()) <= SAFE  # False for a NaN
+
+
 def assign(
-    plan: Plan, scores: Scores, batch: Tensor, dtype: torch.dtype
+    plan: Plan, scores: Scores, batch: Tensor, dtype: torch.dtype, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One local cluster id per node ``[N]``, and the statistics ``entropy`` and ``usage``."""
     num_nodes, device = batch.numel(), batch.device
     cluster = torch.empty(num_nodes, dtype=torch.int64, device=device)
-    maximum = torch.empty(num_nodes, dtype=dtype, device=device)
+    maximum = torch.zeros(num_nodes, dtype=dtype, device=device)
     entropy = torch.zeros(plan.num_graphs, dtype=dtype, device=device)
     usage = torch.zeros(plan.num_graphs, plan.num_clusters, dtype=dtype, device=device)
-    uniform = sampling.uniform_noise(num_nodes, device, plan.generator) if plan.sample else maximum
+    uniform = sampling.uniform_noise(num_nodes, device, generator) if plan.sample else maximum
+    scorer = Scorer(scores, batch, dtype)
     for rows in blocks(num_nodes, plan.block_size):
-        logits = scores.block(rows, batch, plan.limit, dtype)
-        top, likeliest = logits.max(-1, keepdim=True)
-        maximum[rows] = top.squeeze(1)
-        probability = (logits - top).exp_()
+        logits, top = scorer.block(rows)
+        if top is not None:
+            maximum[rows] = top.squeeze(1)
+        weight = logits.exp()
         if plan.sample:
-            cluster[rows] = sampling.draw(probability, uniform[rows])
+            cluster[rows] = sampling.draw(weight, uniform[rows])
         else:
-            cluster[rows] = likeliest.squeeze(1)
-        if "entropy" in plan.losses or "balance" in plan.losses:
-            probability /= probability.sum(-1, keepdim=True)
-            entropy.index_add_(0, batch[rows], torch.special.entr(probability).sum(-1))
-            usage.index_add_(0, batch[rows], probability)
+            cluster[rows] = logits.argmax(-1)
+        if "entropy" in plan.losses:
+            # H = log Z − Σ e^θ θ / Z
+            total = weight.sum(-1)
+            each = total.log() - (weight * logits).sum(-1) / total
+            entropy.index_add_(0, batch[rows], each)
+        if "balance" in plan.losses:
+            usage.index_add_(0, batch[rows], weight.div_(weight.sum(-1, keepdim=True)))
     check_row_maximum(maximum)
     return cluster, entropy, usage

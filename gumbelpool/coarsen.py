@@ -1,6 +1,6 @@
 """Given a cluster of each node: merge nodes, merge edges, and lift features back."""
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,16 +14,13 @@ from gumbelpool.validation import (
 )
 
 
-class MergedEdges(NamedTuple):
-    """Pooled edges, and where each input edge went.
+CHUNK = 1 << 20  # edges that are looked at together
+SMALL = 1 << 16  # buckets that cost nothing worth a sort
 
-    Attributes:
-        edge_index: ``[2, E']``, sorted by (row, col), no duplicates.
-        edge_id: Pooled edge of each input edge, ``[E]``; E' for an edge that was dropped.
-    """
 
-    edge_index: Tensor
-    edge_id: Tensor
+def index_dtype(bound: int) -> torch.dtype:
+    """The narrowest dtype that holds the integers below ``bound`` and that indexes a tensor."""
+    return torch.int32 if bound <= 2**31 else torch.int64
 
 
 def sum_rows(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
@@ -33,25 +30,88 @@ def sum_rows(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     return total.index_add(0, index, values.to(dtype))
 
 
-def merge_edges(
-    edge_index: Tensor, cluster: Tensor, num_supernodes: int, remove_self_loops: bool
-) -> MergedEdges:
-    """Relabels both ends of every edge and finds the distinct pairs."""
-    row, col = cluster[edge_index[0]], cluster[edge_index[1]]
-    key, edge_id = torch.unique(row * num_supernodes + col, return_inverse=True)
-    pooled = torch.stack([key // num_supernodes, key % num_supernodes])
-    if remove_self_loops:
-        keep = pooled[0] != pooled[1]
-        pooled = pooled[:, keep]
-        rank = torch.where(keep, keep.cumsum(0) - 1, pooled.size(1))
-        edge_id = rank[edge_id]
-    return MergedEdges(pooled, edge_id)
+def count_rows(index: Tensor, num_rows: int) -> Tensor:
+    """How often each of [0, num_rows) occurs, ``[num_rows]`` int64, without a device sync."""
+    count = torch.zeros(num_rows, dtype=torch.int64, device=index.device)
+    return count.index_add_(0, index, count.new_ones(1).expand(index.numel()))
 
 
-def sum_edges(values: Tensor, merged: MergedEdges) -> Tensor:
-    """Sums edge values ``[E, ...]`` over the edges that were merged, ``[E', ...]``."""
-    num_edges = merged.edge_index.size(1)
-    return sum_rows(values, merged.edge_id, num_edges + 1)[:num_edges]
+class EdgeMerger:
+    """Finds the distinct pairs (major of the source, minor of the target) of the edges.
+
+    Such pairs are integer keys, major · num_minor + minor. Where they are few, edges are counted
+    into one bucket per possible key, which sorts nothing. Elsewhere the keys are sorted, as the
+    narrowest integers that hold them all. The choice depends on sizes alone.
+
+    Args:
+        edge_index: ``[2, E]``.
+        major: An id for each node as a source, ``[N]``, in [0, num_major).
+        minor: An id for each node as a target, ``[N]``, in [0, num_minor).
+        num_major: Bound of ``major``.
+        num_minor: Bound of ``minor``.
+
+    Attributes:
+        key: The distinct keys, ascending, ``[E']``.
+        count: How many edges have each, ``[E']``.
+    """
+
+    def __init__(
+        self, edge_index: Tensor, major: Tensor, minor: Tensor, num_major: int, num_minor: int
+    ) -> None:
+        num_keys, num_edges = num_major * num_minor, edge_index.size(1)
+        self.edge_index, self.num_minor, self.num_edges = edge_index, num_minor, num_edges
+        # Twice the edges are still less memory than the edges themselves.
+        self.in_buckets = num_keys <= max(2 * num_edges, SMALL)
+        self.major = major.to(index_dtype(num_keys))
+        self.minor = minor.to(index_dtype(num_keys))
+        if self.in_buckets:
+            buckets = torch.zeros(num_keys, dtype=index_dtype(num_edges), device=edge_index.device)
+            for edges in self.chunks():
+                key = self._key(edges)
+                buckets.index_add_(0, key, buckets.new_ones(1).expand(key.numel()))
+            self.buckets = buckets
+            self.key = buckets.nonzero().squeeze(1)
+            self.count = buckets.index_select(0, self.key)
+        else:
+            ordered, self.order = self._key(slice(None)).sort()
+            self.key, self.count = torch.unique_consecutive(ordered, return_counts=True)
+
+    def chunks(self) -> list[slice]:
+        """Slices of the edges, so that what is computed for each edge takes little memory."""
+        return [
+            slice(start, min(start + CHUNK, self.num_edges))
+            for start in range(0, self.num_edges, CHUNK)
+        ]
+
+    def _key(self, edges: slice) -> Tensor:
+        source, target = self.edge_index[:, edges]
+        key = self.major.index_select(0, source)
+        return key.mul_(self.num_minor).add_(self.minor.index_select(0, target))
+
+    @cached_property
+    def _id(self) -> Tensor:
+        """Position in ``key`` of each bucket, or of each edge where there are none."""
+        dtype = index_dtype(self.num_edges)
+        position = torch.arange(self.key.numel(), dtype=dtype, device=self.key.device)
+        if self.in_buckets:
+            return torch.empty_like(self.buckets).index_copy_(0, self.key, position)
+        each = position.repeat_interleave(self.count, output_size=self.num_edges)
+        return torch.empty_like(each).scatter_(0, self.order, each)
+
+    def edge_id(self, edges: slice) -> Tensor:
+        """The position in ``key`` of some edges' keys."""
+        if self.in_buckets:
+            return self._id.index_select(0, self._key(edges))
+        return self._id[edges]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sums edge values ``[E, ...]`` over equal keys, ``[E', ...]``, in float32 at least."""
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        shape = (self.key.numel(), *values.shape[1:])
+        total = torch.zeros(shape, dtype=dtype, device=values.device)
+        for edges in self.chunks():
+            total.index_add_(0, self.edge_id(edges), values[edges].to(dtype))
+        return total
 
 
 def coarsen_edges(
@@ -89,12 +149,17 @@ def coarsen_edges(
     check_num_supernodes(num_supernodes)
     check_cluster(cluster, num_supernodes)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
+    merger = EdgeMerger(edge_index, cluster, cluster, num_supernodes, num_supernodes)
+    key = merger.key.long()
+    pooled = torch.stack([key // num_supernodes, key % num_supernodes])
+    keep = pooled[0] != pooled[1] if remove_self_loops else slice(None)
     if edge_weight is None:
-        edge_weight = torch.ones(edge_index.size(1), device=edge_index.device)
-    merged = merge_edges(edge_index, cluster, num_supernodes, remove_self_loops)
+        weight = merger.count.to(torch.get_default_dtype())
+    else:
+        weight = merger.sum(edge_weight).to(edge_weight.dtype)
     if edge_attr is not None:
-        edge_attr = sum_edges(edge_attr, merged).to(edge_attr.dtype)
-    return merged.edge_index, sum_edges(edge_weight, merged).to(edge_weight.dtype), edge_attr
+        edge_attr = merger.sum(edge_attr)[keep].to(edge_attr.dtype)
+    return pooled[:, keep], weight[keep], edge_attr
 
 
 def coarsen_nodes(x: Tensor, cluster: Tensor, num_supernodes: int, aggr: str = "sum") -> Tensor:

@@ -124,7 +124,13 @@ class DenseDiffPool(torch.nn.Module):
             self.in_channels, self.num_clusters,
         )  # fmt: skip
         K, B, batch = self.num_clusters, inputs.num_graphs, inputs.batch
-        dtype = torch.promote_types(x.dtype, inputs.edge_values.dtype)
+        weight, edge_attr = inputs.edge_weight, inputs.edge_attr
+        if weight is None:
+            weight = x.new_ones(inputs.edge_index.size(1))
+        values = weight.unsqueeze(1)
+        if edge_attr is not None:
+            values = torch.cat([values, edge_attr], dim=1)
+        dtype = torch.promote_types(x.dtype, values.dtype)
         theta = self.lin(inputs.assign_x) if logits is None else logits
         dtype = torch.promote_types(torch.promote_types(dtype, theta.dtype), torch.float32)
         theta = theta.to(dtype)
@@ -139,7 +145,7 @@ class DenseDiffPool(torch.nn.Module):
         dense = {"batch": batch, "max_num_nodes": longest, "batch_size": B}
         padded_x, mask = to_dense_batch(x.to(dtype), **dense)
         padded_theta, _ = to_dense_batch(theta, **dense)
-        values = to_dense_adj(inputs.edge_index, edge_attr=inputs.edge_values.to(dtype), **dense)
+        values = to_dense_adj(inputs.edge_index, edge_attr=values.to(dtype), **dense)
         adjacency = values[..., 0]
         pooled_x, pooled_adjacency, _, _ = dense_diff_pool(padded_x, adjacency, padded_theta, mask)
         soft = padded_theta.softmax(-1) * mask.unsqueeze(-1)
@@ -154,9 +160,9 @@ class DenseDiffPool(torch.nn.Module):
         row = (allowed.flatten().cumsum(0) - 1).view(B, K)
         graph, source, target = pairs.nonzero(as_tuple=True)
         attr = None
-        if inputs.attr_dtype is not None:
+        if edge_attr is not None:
             attr = torch.einsum("bnk,bnmd,bml->bkld", soft, values[..., 1:], soft)
-            attr = attr[graph, source, target].to(inputs.attr_dtype)
+            attr = attr[graph, source, target].to(edge_attr.dtype)
 
         residual = (adjacency - soft @ soft.transpose(1, 2)).square().sum((1, 2))
         statistics = GraphStatistics(
@@ -170,7 +176,7 @@ class DenseDiffPool(torch.nn.Module):
         return PoolOutput(
             x=pooled_x[allowed].to(x.dtype),
             edge_index=torch.stack([row[graph, source], row[graph, target]]),
-            edge_weight=pooled_adjacency[graph, source, target].to(inputs.weight_dtype),
+            edge_weight=pooled_adjacency[graph, source, target].to(weight.dtype),
             batch=allowed.nonzero()[:, 0],
             edge_attr=attr,
             cluster=row[batch, theta.argmax(-1)],

@@ -15,30 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gumbelpool.adjacency import Edges
+from gumbelpool.assignment import Assignment
+from gumbelpool.edge_gradient import EdgeGradient
+from gumbelpool.products import GraphProducts
+
 
 class PooledGradients(NamedTuple):
-    """Gradients of the pooled ``x``, ``size``, ``edge_values`` and ``agreement``."""
+    """Gradients of the pooled ``x``, ``size``, ``edge_weight``, ``edge_attr``, ``agreement``."""
 
     x: Tensor | None
     size: Tensor | None
-    edge_values: Tensor | None
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
     agreement: Tensor | None
-
-
-class _EdgesByBlock:
-    """The edges whose given end lies in each block of rows."""
-
-    def __init__(self, end: Tensor, num_nodes: int, block_size: int) -> None:
-        self.order: Tensor | None = None
-        if num_nodes > block_size:
-            ordered, self.order = end.sort()
-            starts = torch.arange(0, num_nodes + block_size, block_size, device=end.device)
-            self.bounds: list[int] = torch.searchsorted(ordered, starts).tolist()
-
-    def block(self, index: int) -> slice | Tensor:
-        if self.order is None:
-            return slice(None)
-        return self.order[self.bounds[index] : self.bounds[index + 1]]
 
 
 class AssignmentGradient:
@@ -47,110 +37,55 @@ class AssignmentGradient:
     def __init__(
         self,
         x: Tensor,
-        edge_index: Tensor,
-        edge_values: Tensor,
-        batch: Tensor,
-        local: Tensor,
-        cluster: Tensor,
-        supernode: Tensor,
+        edges: Edges,
+        assignment: Assignment,
         pooled_edge_index: Tensor,
         grad: PooledGradients,
-        num_graphs: int,
-        num_clusters: int,
         block_size: int,
         dtype: torch.dtype,
     ) -> None:
-        self.x, self.batch, self.local, self.cluster = x, batch, local, cluster
-        self.edge_index, self.edge_values = edge_index, edge_values
-        self.grad, self.num_clusters, self.dtype = grad, num_clusters, dtype
+        self.x, self.assignment, self.dtype = x, assignment, dtype
+        self.agreement = None if grad.agreement is None else grad.agreement.to(dtype)
 
-        pooled_local = supernode % num_clusters
-        pooled_graph = supernode // num_clusters
-        if grad.x is not None:
-            graphs = torch.arange(num_graphs + 1, device=x.device)
-            self.node_bounds: list[int] = torch.searchsorted(batch, graphs).tolist()
-            self.pooled_bounds: list[int] = torch.searchsorted(pooled_graph, graphs).tolist()
-            self.pooled_local = pooled_local
+        # The term ⟨∂L/∂X'_k, x_i⟩, and in one more column, for an x of one, what all nodes share.
+        columns = [] if grad.x is None else [grad.x]
+        shared = grad.size
+        if self.agreement is not None:
+            graph = assignment.supernode // assignment.num_clusters
+            pairs = -self.agreement.index_select(0, graph) * assignment.members
+            shared = pairs if shared is None else shared + pairs
+        if shared is not None:
+            columns.append(shared.unsqueeze(1))
+        self.has_features, self.has_shared = grad.x is not None, shared is not None
+        self.products: GraphProducts | None = None
+        if columns:
+            self.products = GraphProducts(
+                torch.cat(columns, dim=1), assignment.supernode, assignment.batch,
+                assignment.num_graphs, assignment.num_clusters,
+            )  # fmt: skip
 
-        # Terms that all nodes of a graph share, [B, K].
-        self.shared: Tensor | None = None
-        if grad.size is not None or grad.agreement is not None:
-            self.shared = torch.zeros(num_graphs * num_clusters, dtype=dtype, device=x.device)
-            if grad.size is not None:
-                self.shared[supernode] += grad.size
-            if grad.agreement is not None:
-                members = torch.bincount(cluster, minlength=supernode.numel())
-                self.shared[supernode] -= (grad.agreement[pooled_graph] * members).to(dtype)
-            self.shared = self.shared.view(num_graphs, num_clusters)
-
-        if grad.edge_values is not None or grad.agreement is not None:
-            row, col = edge_index
-            self.loop = row == col
-            self.outgoing = _EdgesByBlock(row, batch.numel(), block_size)
-            self.incoming = _EdgesByBlock(col, batch.numel(), block_size)
-        if grad.edge_values is not None:
-            # G as a row of K entries for each supernode at the other end: [C, K', K].
-            source, target = pooled_edge_index
-            shape = (grad.edge_values.size(1), supernode.numel(), num_clusters)
-            channels = grad.edge_values.t().to(dtype)
-            self.into = torch.zeros(shape, dtype=dtype, device=x.device)
-            self.into[:, target, pooled_local[source]] = channels
-            self.out_of = torch.zeros(shape, dtype=dtype, device=x.device)
-            self.out_of[:, source, pooled_local[target]] = channels
-            inside = source == target
-            self.diagonal = torch.zeros(
-                (shape[0], num_graphs, num_clusters), dtype=dtype, device=x.device
-            )
-            at = source[inside]
-            self.diagonal[:, pooled_graph[at], pooled_local[at]] = channels[:, inside]
+        self.edges: EdgeGradient | None = None
+        if edges.edge_index.size(1) > 0 and any(
+            value is not None for value in (grad.edge_weight, grad.edge_attr, grad.agreement)
+        ):
+            self.edges = EdgeGradient(
+                edges, assignment, pooled_edge_index, grad.edge_weight, grad.edge_attr,
+                self.agreement, block_size, dtype,
+            )  # fmt: skip
 
     def block(self, index: int, rows: slice) -> Tensor:
         """The rows ``rows`` of g, which are block number ``index``: ``[rows, K]``."""
-        shape = (rows.stop - rows.start, self.num_clusters)
-        g = torch.zeros(shape, dtype=self.dtype, device=self.x.device)
-        if self.grad.x is not None:
-            self._add_features(g, rows)
-        if self.shared is not None:
-            g += self.shared[self.batch[rows]]
-        if self.grad.agreement is not None:
-            own = self.grad.agreement[self.batch[rows]].to(self.dtype).unsqueeze(1)
-            g.scatter_add_(1, self.local[rows].unsqueeze(1), own)
-        if self.grad.edge_values is not None or self.grad.agreement is not None:
-            self._add_edges(g, rows, self.outgoing.block(index), 0)
-            self._add_edges(g, rows, self.incoming.block(index), 1)
+        num_rows = rows.stop - rows.start
+        if self.products is None:
+            g = self.x.new_zeros(num_rows, self.assignment.num_clusters, dtype=self.dtype)
+        else:
+            columns = [self.x[rows].to(self.dtype)] if self.has_features else []
+            if self.has_shared:
+                columns.append(self.x.new_ones(num_rows, 1, dtype=self.dtype))
+            g = self.products.block(torch.cat(columns, dim=1), rows)
+        if self.agreement is not None:
+            own = self.agreement.index_select(0, self.assignment.batch[rows])
+            g.scatter_add_(1, self.assignment.local[rows].unsqueeze(1), own.unsqueeze(1))
+        if self.edges is not None:
+            self.edges.add_to(g, index, rows)
         return g
-
-    def _add_features(self, g: Tensor, rows: slice) -> None:
-        """⟨∂L/∂X'_k, x_i⟩: a product with the graph's own supernodes, graph by graph."""
-        assert self.grad.x is not None
-        for graph in range(len(self.node_bounds) - 1):
-            start = max(self.node_bounds[graph], rows.start)
-            stop = min(self.node_bounds[graph + 1], rows.stop)
-            if start >= stop:
-                continue
-            pooled = slice(self.pooled_bounds[graph], self.pooled_bounds[graph + 1])
-            product = self.x[start:stop].to(self.dtype) @ self.grad.x[pooled].t()
-            inner = g[start - rows.start : stop - rows.start]
-            inner.index_copy_(1, self.pooled_local[pooled], product)
-
-    def _add_edges(self, g: Tensor, rows: slice, edges: slice | Tensor, end: int) -> None:
-        """What the edges give to the nodes at their source (``end`` 0) or target (``end`` 1)."""
-        near, far = self.edge_index[end, edges], self.edge_index[1 - end, edges]
-        values, loop = self.edge_values[edges].to(self.dtype), self.loop[edges]
-        straight = ~loop
-        row = near - rows.start
-        if self.grad.agreement is not None:
-            step = self.grad.agreement[self.batch[near]] * values[:, 0] * straight
-            g.view(-1).index_add_(0, row * g.size(1) + self.local[far], step.to(self.dtype))
-        if self.grad.edge_values is None:
-            return
-        other = (self.into, self.out_of)[end]
-        size = (g.size(0), other.size(1))
-        position = torch.stack([row, self.cluster[far]])
-        for channel in range(values.size(1)):
-            weight = values[:, channel] * straight
-            sums = torch.sparse_coo_tensor(position, weight, size, check_invariants=False)
-            g += torch.sparse.mm(sums, other[channel])
-            if end == 0:
-                weight = values[loop, channel].unsqueeze(1)
-                g.index_add_(0, row[loop], weight * self.diagonal[channel, self.batch[near[loop]]])

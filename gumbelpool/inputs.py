@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from gumbelpool.adjacency import to_edges
+from gumbelpool.coarsen import count_rows
 from gumbelpool.validation import (
     check_batch,
     check_devices,
@@ -25,24 +26,21 @@ class PoolInputs(NamedTuple):
         x: ``[N, F]``.
         assign_x: ``[N, C]``, what the assignment is computed from.
         edge_index: ``[2, E]``.
-        edge_values: The edge weight (ones where there was none) and the edge features as columns,
-            ``[E, 1 + D]``.
+        edge_weight: ``[E]``, or ``None`` for ones.
+        edge_attr: ``[E, D]``, or ``None``.
         batch: ``[N]``, sorted.
         num_graphs: B.
         num_nodes: Nodes of each graph, ``[B]``, int64.
-        weight_dtype: Of the edge weights.
-        attr_dtype: Of the edge features, ``None`` where there are none.
     """
 
     x: Tensor
     assign_x: Tensor
     edge_index: Tensor
-    edge_values: Tensor
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
     batch: Tensor
     num_graphs: int
     num_nodes: Tensor
-    weight_dtype: torch.dtype
-    attr_dtype: torch.dtype | None
 
 
 def read_inputs(
@@ -83,22 +81,15 @@ def read_inputs(
     else:
         check_within_graphs(edges.edge_index, batch)
         num_graphs = int(batch[-1]) + 1 if batch_size is None and num_nodes > 0 else batch_size or 0
-    weight = edges.edge_weight
-    if weight is None:
-        weight = torch.ones(edges.edge_index.size(1), dtype=x.dtype, device=x.device)
-    values = weight.unsqueeze(1)
-    if edges.edge_attr is not None:
-        values = torch.cat([values, edges.edge_attr], dim=1)
     return PoolInputs(
         x=x,
         assign_x=x if assign_x is None else assign_x,
         edge_index=edges.edge_index,
-        edge_values=values,
+        edge_weight=edges.edge_weight,
+        edge_attr=edges.edge_attr,
         batch=batch,
         num_graphs=num_graphs,
-        num_nodes=torch.bincount(batch, minlength=num_graphs),
-        weight_dtype=weight.dtype,
-        attr_dtype=None if edges.edge_attr is None else edges.edge_attr.dtype,
+        num_nodes=count_rows(batch, num_graphs),
     )
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from gumbelpool.assignment import Plan, Scores
-from gumbelpool.coarsen import sum_rows
+from gumbelpool.assignment import Plan
+from gumbelpool.coarsen import count_rows, sum_rows
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
 from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
 from gumbelpool.sampling import rows_per_block
-from gumbelpool.streaming import Pooled, streamed_pool
+from gumbelpool.streaming import Inputs, Pooled, streamed_pool
 from gumbelpool.validation import (
     check_in,
     check_losses,
@@ -172,39 +172,40 @@ class GumbelPool(torch.nn.Module):
             x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
-        if logits is not None:
-            scores = Scores(logits, None, None)
-        else:
-            scores = Scores(inputs.assign_x, self.lin.weight, self.lin.bias)
         limit = cluster_limit(inputs, self.ratio, self.num_clusters)
         plan = Plan(
             num_clusters=self.num_clusters,
             num_graphs=inputs.num_graphs,
-            limit=limit,
             estimator=self.estimator,
             tau=float(self.tau),
             sample=self.training or self.sample_in_eval,
             drop_empty=self.drop_empty,
             remove_self_loops=self.remove_self_loops,
             losses=self.losses,
-            block_size=self.block_size or rows_per_block(self.num_clusters),
-            generator=generator,
+            block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
+        head = (self.lin.weight, self.lin.bias) if logits is None else (None, None)
+        source = inputs.assign_x if logits is None else logits
         pooled = streamed_pool(
-            plan, inputs.x, inputs.edge_index, inputs.edge_values, inputs.batch, scores
-        )
+            plan,
+            Inputs(
+                inputs.x, inputs.edge_index, inputs.edge_weight, inputs.edge_attr, inputs.batch,
+                source, *head, limit,
+            ),
+            generator,
+        )  # fmt: skip
 
-        pooled_x = pooled.x
+        pooled_x, weight, attr = pooled.x, pooled.edge_weight, pooled.edge_attr
         if self.aggr == "mean":
             pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
-        weight, attr = pooled.edge_values[:, 0], pooled.edge_values[:, 1:]
-        statistics = _statistics(pooled, inputs, limit, self.num_clusters)
+        weight_dtype = x.dtype if inputs.edge_weight is None else inputs.edge_weight.dtype
+        statistics = _statistics(pooled, inputs, limit, self)
         return PoolOutput(
             x=pooled_x.to(x.dtype),
             edge_index=pooled.edge_index,
-            edge_weight=weight.to(inputs.weight_dtype) if self.weighted else None,
+            edge_weight=weight.to(weight_dtype) if self.weighted else None,
             batch=pooled.supernode // self.num_clusters,
-            edge_attr=None if inputs.attr_dtype is None else attr.to(inputs.attr_dtype),
+            edge_attr=None if attr is None else attr.to(inputs.edge_attr.dtype),
             cluster=pooled.cluster,
             losses=mean_losses(self.losses, statistics, pooled.x.dtype),
         )
@@ -225,18 +226,33 @@ class GumbelPool(torch.nn.Module):
 
 
 def _statistics(
-    pooled: Pooled, inputs: PoolInputs, limit: Tensor | None, num_clusters: int
+    pooled: Pooled, inputs: PoolInputs, limit: Tensor | None, pool: GumbelPool
 ) -> GraphStatistics:
     """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
-    weight = inputs.edge_values[:, 0].double()
-    square = sum_rows(weight * weight, inputs.batch[inputs.edge_index[0]], inputs.num_graphs)
+    square = residual = None
+    if "link" in pool.losses:
+        square = _weight_square(inputs)
+        residual = square - 2 * pooled.agreement + inputs.num_nodes
     if limit is None:
-        limit = torch.full_like(inputs.num_nodes, num_clusters)
+        limit = torch.full_like(inputs.num_nodes, pool.num_clusters)
     return GraphStatistics(
         num_nodes=inputs.num_nodes,
         num_clusters=limit,
-        residual=square - 2 * pooled.agreement + inputs.num_nodes,
+        residual=residual,
         weight_square=square,
         entropy=pooled.entropy,
         usage=pooled.usage,
     )
+
+
+def _weight_square(inputs: PoolInputs) -> Tensor:
+    """‖A‖² of each graph, ``[B]``, float64."""
+    weight, num_edges = inputs.edge_weight, inputs.edge_index.size(1)
+    if inputs.num_graphs == 1:
+        if weight is None:
+            return torch.full_like(inputs.num_nodes, num_edges, dtype=torch.float64)
+        return (weight * weight).sum(dtype=torch.float64).unsqueeze(0)
+    graph = inputs.batch.index_select(0, inputs.edge_index[0])
+    if weight is None:
+        return count_rows(graph, inputs.num_graphs).double()
+    return sum_rows(weight.double().square(), graph, inputs.num_graphs)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gumbelpool import sampling
-from gumbelpool.assignment import Plan, Scores, assign, blocks
-from gumbelpool.coarsen import MergedEdges, merge_edges, sum_edges, sum_rows
-from gumbelpool.estimators import ESTIMATORS, NEEDS_NOISE
+from gumbelpool.adjacency import Edges
+from gumbelpool.assignment import Assignment, Plan, Scorer, Scores, assign, blocks
+from gumbelpool.coarsen import EdgeMerger, sum_rows
+from gumbelpool.estimators import ESTIMATORS, NEEDS_NOISE, softmax_vjp
 from gumbelpool.gradient import AssignmentGradient, PooledGradients
 from gumbelpool.validation import check_num_supernodes
 
@@ -28,7 +29,8 @@ class Pooled(NamedTuple):
     Attributes:
         x: Sums of the members' features, ``[K', F]``.
         size: Number of members, ``[K']``, float.
-        edge_values: Sums of the merged edges' values, ``[E', C]``.
+        edge_weight: Sums of the merged edges' weights, ``[E']``.
+        edge_attr: Sums of the merged edges' features, ``[E', D]``, or ``None``.
         agreement: Σ_ij A_ij [c_i=c_j] − ½ Σ_{i≠j} [c_i=c_j] of each graph, ``[B]``, float64.
         entropy: Σ_i H(p_i) of each graph, ``[B]``.
         usage: Σ_i p_i of each graph, ``[B, K]``.
@@ -39,7 +41,8 @@ class Pooled(NamedTuple):
 
     x: Tensor
     size: Tensor
-    edge_values: Tensor
+    edge_weight: Tensor
+    edge_attr: Tensor | None
     agreement: Tensor
     entropy: Tensor
     usage: Tensor
@@ -48,174 +51,257 @@ class Pooled(NamedTuple):
     supernode: Tensor
 
 
-class _StreamedPool(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        plan: Plan,
-        x: Tensor,
-        edge_index: Tensor,
-        edge_values: Tensor,
-        batch: Tensor,
-        source: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-    ) -> tuple[Tensor, ...]:
+class Inputs(NamedTuple):
+    """What goes into the Function, in its order."""
+
+    x: Tensor
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
+    batch: Tensor
+    source: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    limit: Tensor | None
+
+    @property
+    def edges(self) -> Edges:
+        return Edges(self.edge_index, self.edge_weight, self.edge_attr)
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.source, self.weight, self.bias, self.limit)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that is computed in."""
         dtype = torch.float32
-        for tensor in (x, edge_values, source, weight):
+        for tensor in (self.x, self.edge_weight, self.edge_attr, self.source, self.weight):
             if tensor is not None:
                 dtype = torch.promote_types(dtype, tensor.dtype)
-        local, entropy, usage = assign(plan, Scores(source, weight, bias), batch, dtype)
-        ctx.seed = None
-        if plan.estimator in NEEDS_NOISE and any(ctx.needs_input_grad):
-            # Without a draw nothing is left to chance, the gradient included.
-            ctx.seed = _draw_seed(plan.generator) if plan.sample else 0
-
-        # Nodes to supernodes.
-        num_slots = plan.num_graphs * plan.num_clusters
-        check_num_supernodes(num_slots)
-        slot = batch * plan.num_clusters + local
-        members = torch.bincount(slot, minlength=num_slots)
-        if plan.drop_empty:
-            supernode = members.nonzero().squeeze(1)
-            cluster = ((members > 0).cumsum(0) - 1)[slot]
-        else:
-            supernode = torch.arange(num_slots, device=x.device)
-            cluster = slot
-        pooled_x = sum_rows(x.to(dtype), cluster, supernode.numel())
-
-        # Edges to pooled edges.
-        merged = merge_edges(edge_index, cluster, supernode.numel(), plan.remove_self_loops)
-        pooled_values = sum_edges(edge_values.to(dtype), merged)
-        agreement = torch.zeros(plan.num_graphs, dtype=torch.float64, device=x.device)
-        if "link" in plan.losses:
-            row, col = edge_index
-            agreeing = edge_values[:, 0].double() * (cluster[row] == cluster[col])
-            agreement.index_add_(0, batch[row], agreeing)
-            pairs = (members * (members - 1)).view(plan.num_graphs, plan.num_clusters).sum(1)
-            agreement -= pairs / 2
-
-        ctx.plan, ctx.dtype = plan, dtype
-        ctx.save_for_backward(
-            x, edge_index, edge_values, batch, source, weight, bias,
-            local, cluster, supernode, *merged,
-        )  # fmt: skip
-        ctx.mark_non_differentiable(merged.edge_index, cluster, supernode)
-        ctx.set_materialize_grads(False)
-        return Pooled(
-            x=pooled_x,
-            size=members[supernode].to(dtype),
-            edge_values=pooled_values,
-            agreement=agreement,
-            entropy=entropy,
-            usage=usage,
-            edge_index=merged.edge_index,
-            cluster=cluster,
-            supernode=supernode,
-        )
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any,
-        grad_x: Tensor | None,
-        grad_size: Tensor | None,
-        grad_values: Tensor | None,
-        grad_agreement: Tensor | None,
-        grad_entropy: Tensor | None,
-        grad_usage: Tensor | None,
-        *unused: None,
-    ) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        (x, edge_index, edge_values, batch, source, weight, bias, local, cluster, supernode,
-         *merged) = ctx.saved_tensors  # fmt: skip
-        merged = MergedEdges(*merged)
-        needs_x, needs_values, needs_scores = (
-            ctx.needs_input_grad[1], ctx.needs_input_grad[3], any(ctx.needs_input_grad[5:]),
-        )  # fmt: skip
-
-        to_x = grad_x[cluster].to(x.dtype) if needs_x and grad_x is not None else None
-        to_values = None
-        if needs_values:
-            to_values = torch.zeros_like(edge_values, dtype=ctx.dtype)
-            if grad_values is not None:
-                dropped = grad_values.new_zeros(1, grad_values.size(1))
-                to_values += torch.cat([grad_values, dropped])[merged.edge_id]
-            if grad_agreement is not None:
-                row, col = edge_index
-                to_values[:, 0] += grad_agreement[batch[row]] * (cluster[row] == cluster[col])
-            to_values = to_values.to(edge_values.dtype)
-
-        to_scores: tuple[Tensor | None, ...] = (None, None, None)
-        if needs_scores:
-            gradient = AssignmentGradient(
-                x, edge_index, edge_values, batch, local, cluster, supernode, merged.edge_index,
-                PooledGradients(grad_x, grad_size, grad_values, grad_agreement),
-                plan.num_graphs, plan.num_clusters, plan.block_size, ctx.dtype,
-            )  # fmt: skip
-            to_scores = _backward_scores(
-                ctx, Scores(source, weight, bias), batch, local, gradient, grad_entropy, grad_usage
-            )
-        return None, to_x, None, to_values, None, *to_scores
+        return dtype
 
 
-def _backward_scores(
-    ctx: Any,
-    scores: Scores,
-    batch: Tensor,
+def pool_forward(
+    plan: Plan, inputs: Inputs, generator: torch.Generator | None
+) -> tuple[Pooled, Tensor]:
+    """Draws, pools and coarsens; also gives the local cluster ids, as narrow integers."""
+    dtype, num_clusters = inputs.dtype, plan.num_clusters
+    check_num_supernodes(plan.num_graphs * num_clusters)
+    local, entropy, usage = assign(plan, inputs.scores, inputs.batch, dtype, generator)
+    assignment = Assignment.of(inputs.batch, local, plan)
+    merger = assignment.merge_edges(inputs.edge_index)
+    source, local_target = _split(merger.key, num_clusters)
+    graph = source // num_clusters
+    target = graph * num_clusters + local_target
+    if inputs.edge_weight is None:
+        edge_weight = merger.count.to(dtype)
+    else:
+        edge_weight = merger.sum(inputs.edge_weight).to(dtype)
+    edge_attr = None if inputs.edge_attr is None else merger.sum(inputs.edge_attr).to(dtype)
+
+    agreement = torch.zeros(plan.num_graphs, dtype=torch.float64, device=local.device)
+    loop = source == target
+    if "link" in plan.losses:
+        agreement.index_add_(0, graph, edge_weight.double() * loop)
+        pairs = (assignment.members * (assignment.members - 1)).double()
+        agreement.index_add_(0, assignment.supernode // num_clusters, pairs, alpha=-0.5)
+    pooled = torch.stack([source, target])
+    pooled = assignment.number.index_select(0, pooled.view(-1)).view(2, -1)
+    if plan.remove_self_loops:
+        keep = (~loop).nonzero().squeeze(1)
+        pooled, edge_weight = pooled.index_select(1, keep), edge_weight.index_select(0, keep)
+        edge_attr = None if edge_attr is None else edge_attr.index_select(0, keep)
+    return Pooled(
+        x=sum_rows(inputs.x.to(dtype), assignment.cluster, assignment.supernode.numel()),
+        size=assignment.members.to(dtype),
+        edge_weight=edge_weight,
+        edge_attr=edge_attr,
+        agreement=agreement,
+        entropy=entropy,
+        usage=usage,
+        edge_index=pooled,
+        cluster=assignment.cluster,
+        supernode=assignment.supernode,
+    ), local.to(_narrowest(num_clusters))
+
+
+def _split(key: Tensor, num_minor: int) -> tuple[Tensor, Tensor]:
+    key = key.long()
+    return key // num_minor, key % num_minor
+
+
+def _narrowest(bound: int) -> torch.dtype:
+    """The narrowest dtype that holds the integers below ``bound``."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if bound <= torch.iinfo(dtype).max + 1:
+            return dtype
+    return torch.int64
+
+
+def pool_backward(
+    plan: Plan,
+    inputs: Inputs,
     local: Tensor,
-    gradient: AssignmentGradient,
+    pooled_edge_index: Tensor,
+    seed: int | None,
+    grad: PooledGradients,
     grad_entropy: Tensor | None,
     grad_usage: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """The gradients of the three parts of ``scores``, accumulated over the blocks."""
-    plan: Plan = ctx.plan
-    source, weight, bias = scores
+    needs: Inputs,
+) -> Inputs:
+    """The gradients of the inputs that need one, by ``needs``; the others' are ``None``."""
+    assignment = Assignment.of(inputs.batch, local.long(), plan)
+    to_x = to_weight = to_attr = None
+    if needs.x and grad.x is not None:
+        to_x = grad.x.index_select(0, assignment.cluster).to(inputs.x.dtype)
+    if needs.edge_weight or needs.edge_attr:
+        to_weight, to_attr = _edge_backward(plan, inputs, assignment, grad, needs)
+    to_scores: tuple[Tensor | None, ...] = (None, None, None)
+    if needs.source or needs.weight or needs.bias:
+        gradient = AssignmentGradient(
+            inputs.x, inputs.edges, assignment, pooled_edge_index, grad, plan.block_size,
+            inputs.dtype,
+        )  # fmt: skip
+        to_scores = _score_backward(
+            plan, inputs, assignment, gradient, seed, grad_entropy, grad_usage, needs
+        )
+    return Inputs(to_x, None, to_weight, to_attr, None, *to_scores, None)
+
+
+def _edge_backward(
+    plan: Plan, inputs: Inputs, assignment: Assignment, grad: PooledGradients, needs: Inputs
+) -> tuple[Tensor | None, Tensor | None]:
+    """Each edge's gradient is that of the pooled edge that it went to."""
+    merger = assignment.merge_edges(inputs.edge_index)
+    source, local_target = _split(merger.key, plan.num_clusters)
+    graph = source // plan.num_clusters
+    loop = source == graph * plan.num_clusters + local_target
+    kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
+
+    def to_edges(pooled: Tensor | None, like: Tensor, agreement: Tensor | None) -> Tensor:
+        each = like.new_zeros((merger.key.numel(), *like.shape[1:]), dtype=inputs.dtype)
+        if pooled is not None:
+            each = pooled if kept is None else each.index_copy_(0, kept, pooled)
+        if agreement is not None:
+            each = each + agreement.index_select(0, graph).to(each.dtype) * loop
+        each = each.to(like.dtype)
+        gradient = torch.empty_like(like, memory_format=torch.contiguous_format)
+        for edges in merger.chunks():
+            gradient[edges] = each.index_select(0, merger.edge_id(edges))
+        return gradient
+
+    to_weight = to_attr = None
+    if needs.edge_weight and inputs.edge_weight is not None:
+        to_weight = to_edges(grad.edge_weight, inputs.edge_weight, grad.agreement)
+    if needs.edge_attr and inputs.edge_attr is not None:
+        to_attr = to_edges(grad.edge_attr, inputs.edge_attr, None)
+    return to_weight, to_attr
+
+
+def _score_backward(
+    plan: Plan,
+    inputs: Inputs,
+    assignment: Assignment,
+    gradient: AssignmentGradient,
+    seed: int | None,
+    grad_entropy: Tensor | None,
+    grad_usage: Tensor | None,
+    needs: Inputs,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of ``source``, ``weight`` and ``bias``, accumulated over the blocks."""
+    source, weight, bias, batch, dtype = (
+        inputs.source, inputs.weight, inputs.bias, inputs.batch, inputs.dtype,
+    )  # fmt: skip
     estimator = ESTIMATORS[plan.estimator]
-    generator = None
-    if ctx.seed is not None:
-        generator = torch.Generator(source.device).manual_seed(ctx.seed)
-    to_source = torch.empty_like(source)
-    to_weight = None if weight is None else torch.zeros_like(weight, dtype=ctx.dtype)
-    to_bias = None if bias is None else torch.zeros_like(bias, dtype=ctx.dtype)
+    generator = None if seed is None else torch.Generator(source.device).manual_seed(seed)
+    scorer = Scorer(inputs.scores, batch, dtype)
+    to_source = torch.empty_like(source) if needs.source else None
+    # Transposed, which is the faster product.
+    to_weight = None if weight is None else weight.new_zeros(weight.t().shape, dtype=dtype)
+    to_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
 
     for index, rows in enumerate(blocks(batch.numel(), plan.block_size)):
-        logits = scores.block(rows, batch, plan.limit, ctx.dtype)
+        logits, _ = scorer.block(rows)
+        probability = logits.exp()
+        probability /= probability.sum(-1, keepdim=True)
 
-        def noise(logits: Tensor = logits) -> Tensor:
-            return sampling.exponential_noise(logits, generator)
+        def noise(like: Tensor = logits) -> Tensor:
+            return sampling.exponential_noise(like, generator)
 
-        to_logits = estimator(gradient.block(index, rows), logits, local[rows], plan.tau, noise)
+        to_logits = estimator(
+            gradient.block(index, rows), logits, assignment.local[rows], plan.tau, noise,
+            probability,
+        )  # fmt: skip
         if grad_entropy is not None or grad_usage is not None:
-            to_logits += _exact_gradient(logits, batch[rows], grad_entropy, grad_usage)
-        if weight is None or to_weight is None:
-            to_source[rows] = to_logits
+            _add_exact(to_logits, logits, probability, batch[rows], grad_entropy, grad_usage)
+        if weight is None:
+            if to_source is not None:
+                to_source[rows] = to_logits
             continue
-        to_source[rows] = to_logits @ weight.to(ctx.dtype)
-        to_weight += to_logits.t() @ source[rows].to(ctx.dtype)
-        if to_bias is not None:
+        if to_source is not None:
+            to_source[rows] = to_logits @ weight.to(dtype)
+        if to_weight is not None and needs.weight:
+            to_weight.addmm_(source[rows].to(dtype).t(), to_logits)
+        if to_bias is not None and needs.bias:
             to_bias += to_logits.sum(0)
     return (
         to_source,
-        None if weight is None or to_weight is None else to_weight.to(weight.dtype),
-        None if bias is None or to_bias is None else to_bias.to(bias.dtype),
+        to_weight.t().to(weight.dtype) if to_weight is not None and weight is not None else None,
+        to_bias.to(bias.dtype) if to_bias is not None and bias is not None else None,
     )
 
 
-def _exact_gradient(
-    logits: Tensor, batch: Tensor, grad_entropy: Tensor | None, grad_usage: Tensor | None
-) -> Tensor:
-    """The gradient through p itself: of Σ H(p_i) it is −p (log p + H), of Σ p_i it is J(p)."""
-    probability = logits.softmax(-1)
-    total = torch.zeros_like(probability)
+def _add_exact(
+    total: Tensor,
+    logits: Tensor,
+    probability: Tensor,
+    batch: Tensor,
+    grad_entropy: Tensor | None,
+    grad_usage: Tensor | None,
+) -> None:
+    """Adds the gradient through p itself: of Σ H(p_i) it is J(p) (−θ_i), of Σ p_i it is J(p)."""
     if grad_entropy is not None:
-        entropy = torch.special.entr(probability)
-        slope = probability * entropy.sum(-1, keepdim=True) - entropy
-        total -= slope * grad_entropy[batch].unsqueeze(1)
+        mean = (probability * logits).sum(-1, keepdim=True)
+        slope = grad_entropy.index_select(0, batch).unsqueeze(1)
+        total.addcmul_(probability, torch.addcmul(mean * slope, logits, slope, value=-1))
     if grad_usage is not None:
-        outer = grad_usage[batch]
-        total += probability * (outer - (probability * outer).sum(-1, keepdim=True))
-    return total
+        total += softmax_vjp(probability, grad_usage.index_select(0, batch))
+
+
+class _StreamedPool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, generator: torch.Generator | None, *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        inputs = Inputs(*tensors)  # type: ignore[arg-type]
+        pooled, local = pool_forward(plan, inputs, generator)
+        ctx.plan, ctx.seed = plan, None
+        if plan.estimator in NEEDS_NOISE and any(ctx.needs_input_grad):
+            # Without a draw nothing is left to chance, the gradient included.
+            ctx.seed = _draw_seed(generator) if plan.sample else 0
+        ctx.save_for_backward(*inputs, local, pooled.edge_index)
+        ctx.mark_non_differentiable(pooled.edge_index, pooled.cluster, pooled.supernode)
+        ctx.set_materialize_grads(False)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad = Pooled(*grads)  # type: ignore[arg-type]
+        *inputs, local, pooled_edge_index = ctx.saved_tensors
+        gradients = pool_backward(
+            ctx.plan,
+            Inputs(*inputs),
+            local,
+            pooled_edge_index,
+            ctx.seed,
+            PooledGradients(grad.x, grad.size, grad.edge_weight, grad.edge_attr, grad.agreement),
+            grad.entropy,
+            grad.usage,
+            Inputs(*ctx.needs_input_grad[2:]),
+        )
+        return None, None, *gradients
 
 
 def _draw_seed(generator: torch.Generator | None) -> int:
@@ -224,21 +310,7 @@ def _draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.randint(2**62, (), device=device, generator=generator))
 
 
-def streamed_pool(
-    plan: Plan, x: Tensor, edge_index: Tensor, edge_values: Tensor, batch: Tensor, scores: Scores
-) -> Pooled:
-    """Draws, pools and coarsens.
-
-    Args:
-        plan: Settings.
-        x: Features to be pooled, ``[N, F]``.
-        edge_index: ``[2, E]``.
-        edge_values: Columns to be summed over merged edges, ``[E, C]``; the first is the weight.
-        batch: ``[N]``, sorted.
-        scores: The logits, or what they are computed from.
-
-    Returns:
-        :class:`Pooled`, in at least float32.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        return Pooled(*_StreamedPool.apply(plan, x, edge_index, edge_values, batch, *scores))  # type: ignore[no-untyped-call]
+def streamed_pool(plan: Plan, inputs: Inputs, generator: torch.Generator | None) -> Pooled:
+    """Draws, pools and coarsens, in at least float32."""
+    with torch.autocast(inputs.x.device.type, enabled=False):
+        return Pooled(*_StreamedPool.apply(plan, generator, *inputs))  # type: ignore[no-untyped-call]
