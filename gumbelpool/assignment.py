@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gumbelpool import sampling
+from gumbelpool import sampling, scratch
 from gumbelpool.coarsen import EdgeMerger, count_rows
 from gumbelpool.validation import check_row_maximum
 
@@ -116,40 +116,57 @@ class Scorer:
 
     def __init__(self, scores: Scores, batch: Tensor, dtype: torch.dtype) -> None:
         self.scores, self.batch, self.dtype = scores, batch, dtype
-        self.head: Tensor | None = None
-        self.bounded = False
+        self.head = self.bias = None
+        self.bounded = self.with_ones = False
+        self.num_clusters = scores.source.size(1)
         if scores.weight is not None:
-            weight = scores.weight.to(dtype)
-            if scores.bias is not None:
-                # As one more column, the bias costs no pass over the logits.
-                weight = torch.cat([weight, scores.bias.to(dtype).unsqueeze(1)], dim=1)
-            self.head = weight.t()
-            self.bounded = scores.limit is None and _are_bounded(scores.source, weight)
+            head = scores.weight.to(dtype)
+            self.bias = None if scores.bias is None else scores.bias.to(dtype)
+            self.num_clusters = head.size(0)
+            # With more clusters than channels, a pass over the features is cheaper than one over
+            # the logits: the bias is then the weight of one more channel, a one.
+            many = head.size(0) > head.size(1)
+            self.with_ones = many and self.bias is not None
+            if self.with_ones and self.bias is not None:
+                head = torch.cat([head, self.bias.unsqueeze(1)], dim=1)
+            self.bounded = many and scores.limit is None and _are_bounded(scores.source, head)
+            self.head = head.t()
 
     def features(self, rows: slice) -> Tensor:
-        """The rows that the head is applied to, with a one for the bias."""
-        source = self.scores.source[rows].to(self.dtype)
-        if self.scores.bias is not None:
-            source = torch.cat([source, source.new_ones(source.size(0), 1)], dim=1)
-        return source
+        """The rows that the head is applied to."""
+        source = self.scores.source[rows]
+        return with_ones(source, self.dtype) if self.with_ones else source.to(self.dtype)
 
-    def block(self, rows: slice) -> tuple[Tensor, Tensor | None]:
+    def block(self, rows: slice, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits that may be exponentiated, and what was taken off each row (``None``: nothing).
 
-        An excluded cluster's logit is ``LOWEST``.
+        ``features`` are those of the rows. An excluded cluster's logit is ``LOWEST``.
         """
+        logits = scratch.empty(
+            rows.stop - rows.start, self.num_clusters, self.dtype, self.batch.device
+        )
         if self.head is None:
-            logits = self.scores.source[rows].to(self.dtype)
+            logits.copy_(features)
+        elif self.bias is None or self.with_ones:
+            torch.mm(features, self.head, out=logits)
         else:
-            logits = self.features(rows) @ self.head
+            torch.addmm(self.bias, features, self.head, out=logits)
         if self.bounded:
             return logits, None
         if self.scores.limit is not None:
             column = torch.arange(logits.size(1), device=logits.device)
             limit = self.scores.limit[self.batch[rows]].unsqueeze(1)
-            logits = logits.masked_fill(column >= limit, -torch.inf)
+            logits.masked_fill_(column >= limit, -torch.inf)
         top = logits.amax(-1, keepdim=True)
-        return (logits - top).clamp_(min=LOWEST), top
+        return logits.sub_(top).clamp_(min=LOWEST), top
+
+
+def with_ones(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[x, 1]``, in scratch memory."""
+    features = scratch.empty(x.size(0), x.size(1) + 1, dtype, x.device)
+    features[:, :-1] = x
+    features[:, -1] = 1
+    return features
 
 
 def _are_bounded(source: Tensor, weight: Tensor) -> bool:
@@ -176,21 +193,23 @@ def assign(
     usage = torch.zeros(plan.num_graphs, plan.num_clusters, dtype=dtype, device=device)
     uniform = sampling.uniform_noise(num_nodes, device, generator) if plan.sample else maximum
     scorer = Scorer(scores, batch, dtype)
-    for rows in blocks(num_nodes, plan.block_size):
-        logits, top = scorer.block(rows)
-        if top is not None:
-            maximum[rows] = top.squeeze(1)
-        weight = logits.exp()
-        if plan.sample:
-            cluster[rows] = sampling.draw(weight, uniform[rows])
-        else:
-            cluster[rows] = logits.argmax(-1)
-        if "entropy" in plan.losses:
-            # H = log Z − Σ e^θ θ / Z
-            total = weight.sum(-1)
-            each = total.log() - (weight * logits).sum(-1) / total
-            entropy.index_add_(0, batch[rows], each)
-        if "balance" in plan.losses:
-            usage.index_add_(0, batch[rows], weight.div_(weight.sum(-1, keepdim=True)))
+    with scratch.frame():
+        for rows in blocks(num_nodes, plan.block_size):
+            with scratch.frame():
+                logits, top = scorer.block(rows, scorer.features(rows))
+                if top is not None:
+                    maximum[rows] = top.squeeze(1)
+                weight = torch.exp(logits, out=scratch.empty_like(logits))
+                if plan.sample:
+                    cluster[rows] = sampling.draw(weight, uniform[rows])
+                else:
+                    cluster[rows] = logits.argmax(-1)
+                total = weight.sum(-1)
+                if "entropy" in plan.losses:
+                    # H = log Z − Σ e^θ θ / Z
+                    each = total.log() - logits.mul_(weight).sum(-1) / total
+                    entropy.index_add_(0, batch[rows], each)
+                if "balance" in plan.losses:
+                    usage.index_add_(0, batch[rows], weight.div_(total.unsqueeze(1)))
     check_row_maximum(maximum)
     return cluster, entropy, usage

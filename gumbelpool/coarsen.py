@@ -23,6 +23,14 @@ def index_dtype(bound: int) -> torch.dtype:
     return torch.int32 if bound <= 2**31 else torch.int64
 
 
+def narrowest_dtype(bound: int) -> torch.dtype:
+    """The narrowest dtype that holds the integers below ``bound``."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if bound <= torch.iinfo(dtype).max + 1:
+            return dtype
+    return torch.int64
+
+
 def sum_rows(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """Sums the rows of ``values`` that share an ``index``, in float32 at least."""
     dtype = torch.promote_types(values.dtype, torch.float32)
@@ -70,7 +78,7 @@ class EdgeMerger:
                 key = self._key(edges)
                 buckets.index_add_(0, key, buckets.new_ones(1).expand(key.numel()))
             self.buckets = buckets
-            self.key = buckets.nonzero().squeeze(1)
+            self.key = buckets.nonzero().squeeze(1).to(index_dtype(num_keys))
             self.count = buckets.index_select(0, self.key)
         else:
             ordered, self.order = self._key(slice(None)).sort()
@@ -94,9 +102,18 @@ class EdgeMerger:
         dtype = index_dtype(self.num_edges)
         position = torch.arange(self.key.numel(), dtype=dtype, device=self.key.device)
         if self.in_buckets:
-            return torch.empty_like(self.buckets).index_copy_(0, self.key, position)
+            return torch.empty_like(self.buckets, dtype=dtype).index_copy_(
+                0, self.key.long(), position
+            )
         each = position.repeat_interleave(self.count, output_size=self.num_edges)
         return torch.empty_like(each).scatter_(0, self.order, each)
+
+    def pairs(self) -> Tensor:
+        """``key`` taken apart, (major, minor), ``[2, E']`` int64."""
+        pairs = torch.empty(2, self.key.numel(), dtype=torch.int64, device=self.key.device)
+        pairs[0] = self.key.div(self.num_minor, rounding_mode="floor")
+        torch.add(self.key, pairs[0], alpha=-self.num_minor, out=pairs[1])
+        return pairs
 
     def edge_id(self, edges: slice) -> Tensor:
         """The position in ``key`` of some edges' keys."""
@@ -150,8 +167,7 @@ def coarsen_edges(
     check_cluster(cluster, num_supernodes)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     merger = EdgeMerger(edge_index, cluster, cluster, num_supernodes, num_supernodes)
-    key = merger.key.long()
-    pooled = torch.stack([key // num_supernodes, key % num_supernodes])
+    pooled = merger.pairs()
     keep = pooled[0] != pooled[1] if remove_self_loops else slice(None)
     if edge_weight is None:
         weight = merger.count.to(torch.get_default_dtype())

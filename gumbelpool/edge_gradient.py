@@ -7,6 +7,7 @@ where most of it is filled, by its entries where it is sparse, and as one number
 nothing but the link loss, whose G is the same on the whole diagonal of a graph.
 """
 
+from bisect import bisect_right
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,58 +15,85 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gumbelpool import scratch
 from gumbelpool.adjacency import Edges
 from gumbelpool.assignment import Assignment
-from gumbelpool.coarsen import count_rows, index_dtype
+from gumbelpool.coarsen import count_rows, index_dtype, narrowest_dtype
 
 FILL = 16  # a table may have this many times more entries than there are pooled edges
 SMALL = 1 << 16  # or this many entries in any case
+WINDOW = 1 << 15  # edges that are looked up together
+FEW = 1 << 20  # entries of g that all edges may touch one by one, with no sort
 EXPANDED = 1 << 22  # products of an edge and an entry that are held at a time
 
 
-class _Block(NamedTuple):
-    """The edges at one end of a block of rows.
+class _Window(NamedTuple):
+    """The edges at one end of a few blocks of rows.
 
     Attributes:
+        near: The node at this end, ``[e]``.
         far: The node at the other end, ``[e]``.
-        loop: Whether it is the same node, ``[e]``.
-        row: Row of the block, ``[e]``, ascending.
-        offset: Where each row's edges start, and their number, ``[rows + 1]``.
+        loop: Whether they are the same, ``[e]``.
         edges: Which of all edges these are, a slice or ``[e]``.
     """
 
+    near: Tensor
     far: Tensor
     loop: Tensor
-    row: Tensor
-    offset: Tensor
     edges: slice | Tensor
 
 
 class _EdgesByNode:
-    """The edges in the order of the node at one of their ends, 0 for the source."""
+    """The edges in the order of the node at one of their ends, 0 for the source.
 
-    def __init__(self, edge_index: Tensor, end: int, num_nodes: int, block_size: int) -> None:
+    Where there is one block and little to add, they stay in the order in which they came.
+    """
+
+    def __init__(
+        self, edge_index: Tensor, end: int, num_nodes: int, num_clusters: int, block_size: int
+    ) -> None:
         self.near, self.far = edge_index[end], edge_index[1 - end]
         num_edges = self.near.numel()
         self.order: Tensor | None = None
         # A device sync would cost an accelerator more than the sort.
-        if not (self.near.is_cpu and bool((self.near[1:] >= self.near[:-1]).all())):
-            order = self.near.to(index_dtype(num_nodes)).sort(stable=True).indices
-            self.order = order.to(index_dtype(num_edges))
+        self.ascending = self.near.is_cpu and bool((self.near[1:] >= self.near[:-1]).all())
+        if not self.ascending:
+            if num_nodes <= block_size and num_edges * num_clusters <= FEW:
+                self.bounds = [0, num_edges]
+                return
+            order = self.near.to(narrowest_dtype(num_nodes)).sort(stable=True).indices
+            self.order, self.ascending = order.to(index_dtype(num_edges)), True
         self.pointer = self.near.new_zeros(num_nodes + 1)
         torch.cumsum(count_rows(self.near, num_nodes), 0, out=self.pointer[1:])
         first = torch.arange(0, num_nodes + block_size, block_size, device=self.near.device)
         self.bounds: list[int] = self.pointer[first.clamp_(max=num_nodes)].tolist()
 
-    def block(self, index: int, rows: slice) -> _Block:
-        edges: slice | Tensor = slice(self.bounds[index], self.bounds[index + 1])
+    def window(self, index: int) -> tuple[int, _Window]:
+        """Where the window that starts with block ``index`` ends, and its edges."""
+        start = self.bounds[index]
+        last = max(index + 1, bisect_right(self.bounds, start + WINDOW) - 1)
+        edges: slice | Tensor = slice(start, self.bounds[last])
         if self.order is None:
             near, far = self.near[edges], self.far[edges]
         else:
             edges = self.order[edges]
             near, far = self.near.index_select(0, edges), self.far.index_select(0, edges)
-        offset = self.pointer[rows.start : rows.stop + 1] - self.bounds[index]
-        return _Block(far, near == far, near - rows.start, offset, edges)
+        return last, _Window(near, far, near == far, edges)
+
+
+class _Rows(NamedTuple):
+    """A block of rows and its edges, as a part of a window.
+
+    Attributes:
+        edges: Which edges of the window.
+        start: First row of the block.
+        offset: Where each row's edges start, and their number, ``[rows + 1]``; ``None`` where
+            the edges are not in the order of the rows.
+    """
+
+    edges: slice
+    start: int
+    offset: Tensor | None
 
 
 class _Diagonal:
@@ -74,13 +102,20 @@ class _Diagonal:
     def __init__(self, assignment: Assignment, agreement: Tensor) -> None:
         self.assignment, self.agreement = assignment, agreement
 
-    def add_to(self, g: Tensor, block: _Block, value: Tensor | None) -> None:
-        """Adds each edge's value times the table's row for the node at its other end."""
-        step = self.agreement.index_select(0, self.assignment.batch.index_select(0, block.far))
+    def prepare(self, window: _Window, value: Tensor | None) -> None:
+        """Looks up what the window's edges add."""
+        local = self.assignment.local.index_select(0, window.far)
+        self.position = local.add_(window.near, alpha=self.assignment.num_clusters)
+        self.step = self.agreement.index_select(
+            0, self.assignment.batch.index_select(0, window.far)
+        ).masked_fill_(window.loop, 0)
         if value is not None:
-            step *= value
-        local = self.assignment.local.index_select(0, block.far)
-        g.view(-1).index_add_(0, block.row * g.size(1) + local, step.masked_fill_(block.loop, 0))
+            self.step *= value
+
+    def add_to(self, g: Tensor, rows: _Rows) -> None:
+        """Adds what a block's edges add."""
+        position = self.position[rows.edges] - rows.start * g.size(1)
+        g.view(-1).index_add_(0, position, self.step[rows.edges])
 
 
 class _Entries(NamedTuple):
@@ -101,11 +136,23 @@ class _Dense:
         position = entries.row * num_columns + entries.column
         self.table.view(-1).index_add_(0, position, entries.value)
 
-    def add_to(self, g: Tensor, block: _Block, value: Tensor | None) -> None:
-        """Adds each edge's value times the table's row for the node at its other end."""
+    def prepare(self, window: _Window, value: Tensor | None) -> None:
+        """Looks up what the window's edges add."""
+        self.row, self.value, self.near = _table_row(window, self.assignment), value, window.near
+
+    def add_to(self, g: Tensor, rows: _Rows) -> None:
+        """Adds what a block's edges add."""
+        if rows.offset is None:
+            step = scratch.empty(self.row.numel(), g.size(1), g.dtype, g.device)
+            torch.index_select(self.table, 0, self.row, out=step)
+            if self.value is not None:
+                step *= self.value.unsqueeze(1)
+            g.index_add_(0, self.near - rows.start, step)
+            return
         g += F.embedding_bag(
-            _table_row(block, self.assignment), self.table, block.offset, mode="sum",
-            per_sample_weights=value, include_last_offset=True,
+            self.row[rows.edges], self.table, rows.offset, mode="sum",
+            per_sample_weights=None if self.value is None else self.value[rows.edges],
+            include_last_offset=True,
         )  # fmt: skip
 
 
@@ -120,20 +167,26 @@ class _Sparse:
         self.count = count_rows(entries.row, _table_size(assignment)[0])
         self.first = self.count.cumsum(0) - self.count
 
-    def add_to(self, g: Tensor, block: _Block, value: Tensor | None) -> None:
-        """Adds each edge's value times the table's row for the node at its other end."""
-        row = _table_row(block, self.assignment)
-        count = self.count.index_select(0, row)
+    def prepare(self, window: _Window, value: Tensor | None) -> None:
+        """Looks up what the window's edges add."""
+        row = _table_row(window, self.assignment)
+        self.edge_value, self.near = value, window.near
+        self.edge_count, self.edge_first = self.count[row], self.first[row]
+
+    def add_to(self, g: Tensor, rows: _Rows) -> None:
+        """Adds what a block's edges add."""
+        count, first = self.edge_count[rows.edges], self.edge_first[rows.edges]
+        value = None if self.edge_value is None else self.edge_value[rows.edges]
+        start = (self.near[rows.edges] - rows.start) * g.size(1)
         last = count.cumsum(0)
-        shift = self.first.index_select(0, row) - last + count
-        start = block.row * g.size(1)
+        shift = first - last + count
         total = int(last[-1]) if last.numel() > 0 else 0
         steps = torch.arange(EXPANDED, total + EXPANDED, EXPANDED, device=g.device)
         bounds = [0, *torch.searchsorted(last, steps, right=True).tolist()]
-        for edges in (slice(*pair) for pair in pairwise(bounds)):
+        for edges in (slice(*pair) for pair in pairwise(bounds) if pair[0] < pair[1]):
             each = torch.repeat_interleave(count[edges])
-            before = last[edges.start] - count[edges.start] if each.numel() > 0 else 0
-            entry = torch.arange(each.numel(), device=g.device) + before
+            entry = torch.arange(each.numel(), device=g.device)
+            entry += last[edges.start] - count[edges.start]
             entry += shift[edges].index_select(0, each)
             step = self.value.index_select(0, entry)
             if value is not None:
@@ -148,11 +201,11 @@ def _table_size(assignment: Assignment) -> tuple[int, int]:
     return num_rows, assignment.num_clusters
 
 
-def _table_row(block: _Block, assignment: Assignment) -> Tensor:
+def _table_row(window: _Window, assignment: Assignment) -> Tensor:
     """The row of a table that each edge looks up."""
-    supernode = assignment.cluster.index_select(0, block.far)
-    loop = assignment.batch.index_select(0, block.far) + assignment.supernode.numel()
-    return torch.where(block.loop, loop, supernode)
+    supernode = assignment.cluster.index_select(0, window.far)
+    loop = assignment.batch.index_select(0, window.far) + assignment.supernode.numel()
+    return torch.where(window.loop, loop, supernode)
 
 
 class EdgeGradient:
@@ -181,7 +234,10 @@ class EdgeGradient:
         dtype: torch.dtype,
     ) -> None:
         num_nodes = assignment.batch.numel()
-        self.ends = [_EdgesByNode(edges.edge_index, end, num_nodes, block_size) for end in (0, 1)]
+        self.ends = [
+            _EdgesByNode(edges.edge_index, end, num_nodes, assignment.num_clusters, block_size)
+            for end in (0, 1)
+        ]
         self.dtype = dtype
         # Each channel's values, and its tables for the two ends.
         self.channels: list[tuple[Tensor | None, tuple[_Diagonal | _Dense | _Sparse, ...]]] = []
@@ -189,22 +245,44 @@ class EdgeGradient:
             tables = _tables(assignment, pooled_edge_index, grad_weight.to(dtype), agreement)
             self.channels.append((edges.edge_weight, tables))
         elif agreement is not None:
-            self.channels.append((edges.edge_weight, (_Diagonal(assignment, agreement),) * 2))
+            tables = _Diagonal(assignment, agreement), _Diagonal(assignment, agreement)
+            self.channels.append((edges.edge_weight, tables))
         if grad_attr is not None and edges.edge_attr is not None:
             for grad, value in zip(grad_attr.t(), edges.edge_attr.t(), strict=True):
                 tables = _tables(assignment, pooled_edge_index, grad.to(dtype), None)
                 self.channels.append((value, tables))
 
+        self.first, self.last = [0, 0], [0, 0]  # blocks of each end's window
+
     def add_to(self, g: Tensor, index: int, rows: slice) -> None:
-        """Adds to the rows ``rows`` of g, which are block number ``index``: ``[rows, K]``."""
+        """Adds to the rows ``rows`` of g, which are block number ``index``: ``[rows, K]``.
+
+        The blocks must come in order, from the first.
+        """
         for end, edges in enumerate(self.ends):
-            block = edges.block(index, rows)
-            for value, tables in self.channels:
-                if value is not None:
-                    own = block.edges
-                    value = value[own] if isinstance(own, slice) else value.index_select(0, own)
-                    value = value.to(self.dtype)
-                tables[end].add_to(g, block, value)
+            if index == self.last[end]:
+                self._move_window(end, index)
+            before = edges.bounds[self.first[end]]
+            start, stop = edges.bounds[index], edges.bounds[index + 1]
+            if start == stop:
+                continue
+            own = _Rows(
+                slice(start - before, stop - before),
+                rows.start,
+                edges.pointer[rows.start : rows.stop + 1] - start if edges.ascending else None,
+            )
+            for _, tables in self.channels:
+                tables[end].add_to(g, own)
+
+    def _move_window(self, end: int, index: int) -> None:
+        self.first[end] = index
+        self.last[end], window = self.ends[end].window(index)
+        for value, tables in self.channels:
+            if value is not None:
+                own = window.edges
+                value = value[own] if isinstance(own, slice) else value.index_select(0, own)
+                value = value.to(self.dtype)
+            tables[end].prepare(window, value)
 
 
 def _tables(

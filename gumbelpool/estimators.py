@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gumbelpool import scratch
 from gumbelpool.sampling import conditional_gumbel, conditional_gumbel_softmax
 
 Noise: TypeAlias = Callable[[], Tensor]
@@ -29,8 +30,9 @@ GST_GAP = 1.0  # how far "gst" keeps the drawn logit above the others
 
 def softmax_vjp(probability: Tensor, grad: Tensor) -> Tensor:
     """J(q) g, for rows q that sum to one."""
-    vjp: Tensor = torch.ops.aten._softmax_backward_data(grad, probability, -1, grad.dtype)
-    return vjp
+    return torch._softmax_backward_data(
+        grad, probability, -1, grad.dtype, grad_input=scratch.empty_like(grad)
+    )
 
 
 def straight_through(
@@ -79,7 +81,8 @@ def gumbel_rao(
     """
     total = gumbel(grad, logits, cluster, tau, noise, probability)
     for _ in range(RAO_SAMPLES - 1):
-        total += gumbel(grad, logits, cluster, tau, noise, probability)
+        with scratch.frame():
+            total += gumbel(grad, logits, cluster, tau, noise, probability)
     return total.div_(RAO_SAMPLES)
 
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gumbelpool import scratch
 from gumbelpool.adjacency import Edges
-from gumbelpool.assignment import Assignment
+from gumbelpool.assignment import Assignment, with_ones
 from gumbelpool.edge_gradient import EdgeGradient
 from gumbelpool.products import GraphProducts
 
@@ -73,16 +74,21 @@ class AssignmentGradient:
                 self.agreement, block_size, dtype,
             )  # fmt: skip
 
-    def block(self, index: int, rows: slice) -> Tensor:
-        """The rows ``rows`` of g, which are block number ``index``: ``[rows, K]``."""
-        num_rows = rows.stop - rows.start
+    def block(self, index: int, rows: slice, ones: Tensor | None = None) -> Tensor:
+        """The rows ``rows`` of g, which are block number ``index``: ``[rows, K]``.
+
+        ``ones`` are x and a column of ones, for a caller who has them.
+        """
+        x, num_rows = self.x[rows], rows.stop - rows.start
         if self.products is None:
-            g = self.x.new_zeros(num_rows, self.assignment.num_clusters, dtype=self.dtype)
+            num_clusters = self.assignment.num_clusters
+            g = scratch.empty(num_rows, num_clusters, self.dtype, x.device).zero_()
+        elif not self.has_features:
+            g = self.products.block(x.new_ones(num_rows, 1, dtype=self.dtype), rows)
+        elif not self.has_shared:
+            g = self.products.block(x.to(self.dtype), rows)
         else:
-            columns = [self.x[rows].to(self.dtype)] if self.has_features else []
-            if self.has_shared:
-                columns.append(self.x.new_ones(num_rows, 1, dtype=self.dtype))
-            g = self.products.block(torch.cat(columns, dim=1), rows)
+            g = self.products.block(with_ones(x, self.dtype) if ones is None else ones, rows)
         if self.agreement is not None:
             own = self.agreement.index_select(0, self.assignment.batch[rows])
             g.scatter_add_(1, self.assignment.local[rows].unsqueeze(1), own.unsqueeze(1))

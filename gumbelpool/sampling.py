@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from gumbelpool import scratch
 from gumbelpool.validation import check_logits, check_row_maximum
 
-DRAW_WIDTH = 64  # entries of a row that are summed before a draw looks at them one by one
+DRAW_WIDTH = 32  # entries of a row that are summed before a draw looks at them one by one
 
 
 def rows_per_block(num_columns: int, device: torch.device) -> int:
@@ -46,13 +47,15 @@ def _hashed_exponential(
     of 2^-24, float32's own). Any two entries of different rows are independent as well.
     """
     words = torch.empty(2 * num_rows + num_columns, dtype=torch.int32)
-    words.random_(-(2**31), 2**31, generator=generator)
+    words.random_(-(2**31), 2**31, generator=generator).bitwise_or_(1)
     shift, factor, table = words.split([num_rows, num_rows, num_columns])
-    hashed = factor.bitwise_or(1).unsqueeze(1) * table.bitwise_or_(1)
-    hashed += shift.bitwise_and(-2).unsqueeze(1)
+    noise = scratch.empty(num_rows, num_columns, torch.float32, words.device)
+    hashed = noise.view(torch.int32)
+    torch.mul(factor.unsqueeze(1), table, out=hashed)
+    hashed += shift.unsqueeze(1).sub_(1)
     # Below one, to which float32 would round the largest words: −log must not be zero.
     below_one = 2.0**-32 * (1 - 2.0**-24)
-    return hashed.view(torch.uint32).to(torch.float32).mul_(below_one).log_().neg_()
+    return noise.copy_(hashed.view(torch.uint32)).mul_(below_one).log_().neg_()
 
 
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -69,31 +72,32 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
         ``[rows]`` int64. Since the comparison is strict, a weight of zero is never drawn.
     """
     num_columns = weights.size(1)
+    # Below one by more than a rounding, so that its product with a total is below that total.
+    uniform = uniform.clamp(max=1 - 2.0**-52).unsqueeze(1)
     if num_columns <= 2 * DRAW_WIDTH:
-        cumulative = weights.cumsum(-1, dtype=torch.float64)
-        return _search(cumulative, uniform.unsqueeze(1) * cumulative[:, -1:]).squeeze(1)
+        cumulative = scratch.empty(*weights.shape, torch.float64, weights.device)
+        torch.cumsum(weights, -1, dtype=torch.float64, out=cumulative)
+        target = uniform.mul_(cumulative[:, -1:])
+        return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
     whole = num_columns - num_columns % DRAW_WIDTH
     sums = weights[:, :whole].unflatten(1, (-1, DRAW_WIDTH)).sum(-1)
     if whole < num_columns:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
-    target = uniform.unsqueeze(1) * cumulative[:, -1:]
-    part = _search(cumulative, target)
-    before = torch.where(part > 0, cumulative.gather(1, (part - 1).clamp_(min=0)), 0)
+    target = uniform.mul_(cumulative[:, -1:])
+    part = torch.searchsorted(cumulative, target, right=True)
+    before = cumulative.sub_(sums).gather(1, part)
 
-    column = part * DRAW_WIDTH + torch.arange(DRAW_WIDTH, device=weights.device)
+    column = torch.arange(DRAW_WIDTH, device=weights.device) + part * DRAW_WIDTH
     inner = weights.gather(1, column.clamp(max=num_columns - 1))
-    inner = inner.masked_fill_(column >= num_columns, 0).cumsum(-1, dtype=torch.float64)
-    return (part * DRAW_WIDTH + _search(inner, target - before)).squeeze(1)
-
-
-def _search(cumulative: Tensor, target: Tensor) -> Tensor:
-    """The first column whose cumulative weight exceeds the target, ``[rows, 1]``."""
-    # Rounding may take the target up to the total, which no cumulative weight exceeds.
-    total = cumulative[:, -1:]
-    target = torch.minimum(target, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.size(1) - 1)
+    if whole < num_columns:
+        inner.masked_fill_(column >= num_columns, 0)
+    inner = inner.cumsum(-1, dtype=torch.float64)
+    # A float32 sum may differ from the float64 one by a rounding, in either direction.
+    total = inner[:, -1:]
+    target = torch.minimum(target.sub_(before).clamp_(min=0), total.nextafter(-total))
+    return torch.searchsorted(inner, target, right=True).add_(part.mul_(DRAW_WIDTH)).squeeze(1)
 
 
 def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -172,6 +176,7 @@ def conditional_gumbel_softmax(
     """
     column = cluster.unsqueeze(1)
     own = exponential.gather(1, column)
-    weight = torch.addcmul(exponential, probability, own)
-    weight = torch.div(probability, weight, out=weight).scatter_(1, column, own.reciprocal_())
+    weight = scratch.empty_like(probability)
+    torch.addcmul(exponential, probability, own, out=weight)
+    torch.div(probability, weight, out=weight).scatter_(1, column, own.reciprocal_())
     return weight.div_(weight.sum(-1, keepdim=True))

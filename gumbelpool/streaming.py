@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gumbelpool import sampling
+from gumbelpool import sampling, scratch
 from gumbelpool.adjacency import Edges
 from gumbelpool.assignment import Assignment, Plan, Scorer, Scores, assign, blocks
-from gumbelpool.coarsen import EdgeMerger, sum_rows
+from gumbelpool.coarsen import narrowest_dtype, sum_rows
 from gumbelpool.estimators import ESTIMATORS, NEEDS_NOISE, softmax_vjp
 from gumbelpool.gradient import AssignmentGradient, PooledGradients
 from gumbelpool.validation import check_num_supernodes
@@ -91,9 +91,11 @@ def pool_forward(
     local, entropy, usage = assign(plan, inputs.scores, inputs.batch, dtype, generator)
     assignment = Assignment.of(inputs.batch, local, plan)
     merger = assignment.merge_edges(inputs.edge_index)
-    source, local_target = _split(merger.key, num_clusters)
-    graph = source // num_clusters
-    target = graph * num_clusters + local_target
+    pooled = merger.pairs()
+    graph = pooled[0] // num_clusters if plan.num_graphs > 1 else None
+    if graph is not None:
+        pooled[1].add_(graph, alpha=num_clusters)
+    loop = pooled[0] == pooled[1]
     if inputs.edge_weight is None:
         edge_weight = merger.count.to(dtype)
     else:
@@ -101,17 +103,18 @@ def pool_forward(
     edge_attr = None if inputs.edge_attr is None else merger.sum(inputs.edge_attr).to(dtype)
 
     agreement = torch.zeros(plan.num_graphs, dtype=torch.float64, device=local.device)
-    loop = source == target
     if "link" in plan.losses:
-        agreement.index_add_(0, graph, edge_weight.double() * loop)
+        inside = loop.nonzero().squeeze(1)
+        graph = pooled[0].index_select(0, inside) // num_clusters
+        agreement.index_add_(0, graph, edge_weight.index_select(0, inside).double())
         pairs = (assignment.members * (assignment.members - 1)).double()
         agreement.index_add_(0, assignment.supernode // num_clusters, pairs, alpha=-0.5)
-    pooled = torch.stack([source, target])
-    pooled = assignment.number.index_select(0, pooled.view(-1)).view(2, -1)
     if plan.remove_self_loops:
         keep = (~loop).nonzero().squeeze(1)
         pooled, edge_weight = pooled.index_select(1, keep), edge_weight.index_select(0, keep)
         edge_attr = None if edge_attr is None else edge_attr.index_select(0, keep)
+    if assignment.supernode.numel() < assignment.number.numel():
+        pooled = assignment.number.index_select(0, pooled.view(-1)).view(2, -1)
     return Pooled(
         x=sum_rows(inputs.x.to(dtype), assignment.cluster, assignment.supernode.numel()),
         size=assignment.members.to(dtype),
@@ -123,20 +126,7 @@ def pool_forward(
         edge_index=pooled,
         cluster=assignment.cluster,
         supernode=assignment.supernode,
-    ), local.to(_narrowest(num_clusters))
-
-
-def _split(key: Tensor, num_minor: int) -> tuple[Tensor, Tensor]:
-    key = key.long()
-    return key // num_minor, key % num_minor
-
-
-def _narrowest(bound: int) -> torch.dtype:
-    """The narrowest dtype that holds the integers below ``bound``."""
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if bound <= torch.iinfo(dtype).max + 1:
-            return dtype
-    return torch.int64
+    ), local.to(narrowest_dtype(num_clusters))
 
 
 def pool_backward(
@@ -149,11 +139,15 @@ def pool_backward(
     grad_entropy: Tensor | None,
     grad_usage: Tensor | None,
     needs: Inputs,
+    scored_x: bool,
 ) -> Inputs:
-    """The gradients of the inputs that need one, by ``needs``; the others' are ``None``."""
+    """The gradients of the inputs that need one, by ``needs``; the others' are ``None``.
+
+    Where x itself was scored (``scored_x``), ``source``'s gradient holds that of ``x`` as well.
+    """
     assignment = Assignment.of(inputs.batch, local.long(), plan)
     to_x = to_weight = to_attr = None
-    if needs.x and grad.x is not None:
+    if needs.x and grad.x is not None and not scored_x:
         to_x = grad.x.index_select(0, assignment.cluster).to(inputs.x.dtype)
     if needs.edge_weight or needs.edge_attr:
         to_weight, to_attr = _edge_backward(plan, inputs, assignment, grad, needs)
@@ -164,8 +158,9 @@ def pool_backward(
             inputs.dtype,
         )  # fmt: skip
         to_scores = _score_backward(
-            plan, inputs, assignment, gradient, seed, grad_entropy, grad_usage, needs
-        )
+            plan, inputs, assignment, gradient, seed, grad_entropy, grad_usage, needs,
+            scored_x, grad.x if scored_x else None,
+        )  # fmt: skip
     return Inputs(to_x, None, to_weight, to_attr, None, *to_scores, None)
 
 
@@ -174,9 +169,9 @@ def _edge_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Each edge's gradient is that of the pooled edge that it went to."""
     merger = assignment.merge_edges(inputs.edge_index)
-    source, local_target = _split(merger.key, plan.num_clusters)
+    source, local_target = merger.pairs()
     graph = source // plan.num_clusters
-    loop = source == graph * plan.num_clusters + local_target
+    loop = source - graph * plan.num_clusters == local_target
     kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
 
     def to_edges(pooled: Tensor | None, like: Tensor, agreement: Tensor | None) -> Tensor:
@@ -208,8 +203,13 @@ def _score_backward(
     grad_entropy: Tensor | None,
     grad_usage: Tensor | None,
     needs: Inputs,
+    scored_x: bool,
+    grad_x: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of ``source``, ``weight`` and ``bias``, accumulated over the blocks."""
+    """The gradients of ``source``, ``weight`` and ``bias``, accumulated over the blocks.
+
+    A gradient of the pooled x, if given, is lifted to the nodes and added to that of ``source``.
+    """
     source, weight, bias, batch, dtype = (
         inputs.source, inputs.weight, inputs.bias, inputs.batch, inputs.dtype,
     )  # fmt: skip
@@ -221,30 +221,41 @@ def _score_backward(
     to_weight = None if weight is None else weight.new_zeros(weight.t().shape, dtype=dtype)
     to_bias = None if bias is None else torch.zeros_like(bias, dtype=dtype)
 
-    for index, rows in enumerate(blocks(batch.numel(), plan.block_size)):
-        logits, _ = scorer.block(rows)
-        probability = logits.exp()
+    def walk(index: int, rows: slice) -> None:
+        features = scorer.features(rows)
+        logits, _ = scorer.block(rows, features)
+        probability = torch.exp(logits, out=scratch.empty_like(logits))
         probability /= probability.sum(-1, keepdim=True)
-
-        def noise(like: Tensor = logits) -> Tensor:
-            return sampling.exponential_noise(like, generator)
-
         to_logits = estimator(
-            gradient.block(index, rows), logits, assignment.local[rows], plan.tau, noise,
+            gradient.block(index, rows, features if scored_x and scorer.with_ones else None),
+            logits,
+            assignment.local[rows],
+            plan.tau,
+            lambda: sampling.exponential_noise(logits, generator),
             probability,
-        )  # fmt: skip
+        )
         if grad_entropy is not None or grad_usage is not None:
             _add_exact(to_logits, logits, probability, batch[rows], grad_entropy, grad_usage)
         if weight is None:
             if to_source is not None:
                 to_source[rows] = to_logits
-            continue
+            return
         if to_source is not None:
-            to_source[rows] = to_logits @ weight.to(dtype)
+            step = to_source[rows] if to_source.dtype == dtype else None
+            step = torch.mm(to_logits, weight.to(dtype), out=step)
+            if grad_x is not None:
+                step += grad_x.index_select(0, assignment.cluster[rows])
+            if to_source.dtype != dtype:
+                to_source[rows] = step
         if to_weight is not None and needs.weight:
             to_weight.addmm_(source[rows].to(dtype).t(), to_logits)
         if to_bias is not None and needs.bias:
-            to_bias += to_logits.sum(0)
+            to_bias.add_(to_logits.sum(0))
+
+    with scratch.frame():
+        for index, rows in enumerate(blocks(batch.numel(), plan.block_size)):
+            with scratch.frame():
+                walk(index, rows)
     return (
         to_source,
         to_weight.t().to(weight.dtype) if to_weight is not None and weight is not None else None,
@@ -262,9 +273,8 @@ def _add_exact(
 ) -> None:
     """Adds the gradient through p itself: of Σ H(p_i) it is J(p) (−θ_i), of Σ p_i it is J(p)."""
     if grad_entropy is not None:
-        mean = (probability * logits).sum(-1, keepdim=True)
         slope = grad_entropy.index_select(0, batch).unsqueeze(1)
-        total.addcmul_(probability, torch.addcmul(mean * slope, logits, slope, value=-1))
+        total -= softmax_vjp(probability, logits.mul_(slope))
     if grad_usage is not None:
         total += softmax_vjp(probability, grad_usage.index_select(0, batch))
 
@@ -277,6 +287,7 @@ class _StreamedPool(torch.autograd.Function):
         inputs = Inputs(*tensors)  # type: ignore[arg-type]
         pooled, local = pool_forward(plan, inputs, generator)
         ctx.plan, ctx.seed = plan, None
+        ctx.scored_x = inputs.source is inputs.x and inputs.weight is not None
         if plan.estimator in NEEDS_NOISE and any(ctx.needs_input_grad):
             # Without a draw nothing is left to chance, the gradient included.
             ctx.seed = _draw_seed(generator) if plan.sample else 0
@@ -300,6 +311,7 @@ class _StreamedPool(torch.autograd.Function):
             grad.entropy,
             grad.usage,
             Inputs(*ctx.needs_input_grad[2:]),
+            ctx.scored_x,
         )
         return None, None, *gradients
 
