@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gumbelpool import sampling, scratch
 from gumbelpool.coarsen import EdgeMerger, count_rows
-from gumbelpool.validation import check_row_maximum
+from gumbelpool.validation import check_row_maximum, data_checks_enabled
 
 SAFE = 60.0  # e^60 times any number of clusters is far from float32's limits, and so is e^-60
 LOWEST = -1e4  # stands for −∞, since its exponential is zero and its product with that too
@@ -112,7 +112,7 @@ def blocks(num_rows: int, block_size: int) -> list[slice]:
 
 
 class Scorer:
-    """Gives the logits of one block of rows at a time, centred for a softmax."""
+    """Gives the logits and the softmax of one block of rows at a time."""
 
     def __init__(self, scores: Scores, batch: Tensor, dtype: torch.dtype) -> None:
         self.scores, self.batch, self.dtype = scores, batch, dtype
@@ -137,28 +137,38 @@ class Scorer:
         source = self.scores.source[rows]
         return with_ones(source, self.dtype) if self.with_ones else source.to(self.dtype)
 
-    def block(self, rows: slice, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits that may be exponentiated, and what was taken off each row (``None``: nothing).
-
-        ``features`` are those of the rows. An excluded cluster's logit is ``LOWEST``.
-        """
+    def logits(self, rows: slice, features: Tensor) -> Tensor:
+        """The logits, −∞ where a graph may not use a cluster; ``features`` are those of the rows."""
         logits = scratch.empty(
             rows.stop - rows.start, self.num_clusters, self.dtype, self.batch.device
         )
         if self.head is None:
             logits.copy_(features)
-        elif self.bias is None or self.with_ones:
-            torch.mm(features, self.head, out=logits)
         else:
-            torch.addmm(self.bias, features, self.head, out=logits)
-        if self.bounded:
-            return logits, None
+            torch.mm(features, self.head, out=logits)
+            if self.bias is not None and not self.with_ones:
+                logits += self.bias
         if self.scores.limit is not None:
             column = torch.arange(logits.size(1), device=logits.device)
             limit = self.scores.limit[self.batch[rows]].unsqueeze(1)
             logits.masked_fill_(column >= limit, -torch.inf)
-        top = logits.amax(-1, keepdim=True)
-        return logits.sub_(top).clamp_(min=LOWEST), top
+        return logits
+
+    def softmax(self, rows: slice, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits up to a constant per row, p, and the constant that makes the former log p.
+
+        An excluded cluster's logit is ``LOWEST``. A row that has no softmax has a NaN everywhere.
+        """
+        logits = self.logits(rows, features)
+        probability = scratch.empty_like(logits)
+        if self.bounded:
+            torch.exp(logits, out=probability)
+            total = probability.sum(-1, keepdim=True)
+            probability *= total.reciprocal()
+            return logits, probability, total.log_().neg_()
+        torch.log_softmax(logits, -1, out=probability)
+        torch.exp(probability.clamp_(min=LOWEST), out=logits)
+        return probability, logits, logits.new_zeros(1, 1)
 
 
 def with_ones(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -172,7 +182,7 @@ def with_ones(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _are_bounded(source: Tensor, weight: Tensor) -> bool:
     """Whether no logit exceeds ``SAFE`` by Hölder, so that none needs its row's maximum taken off.
 
-    To know costs a pass over the features and saves four over the logits. On an accelerator it
+    To know costs a pass over the features and saves several over the logits. On an accelerator it
     would cost a device sync.
     """
     if not source.is_cpu or source.numel() == 0:
@@ -188,28 +198,30 @@ def assign(
     """One local cluster id per node ``[N]``, and the statistics ``entropy`` and ``usage``."""
     num_nodes, device = batch.numel(), batch.device
     cluster = torch.empty(num_nodes, dtype=torch.int64, device=device)
-    maximum = torch.zeros(num_nodes, dtype=dtype, device=device)
+    first = torch.empty(num_nodes, dtype=dtype, device=device)
     entropy = torch.zeros(plan.num_graphs, dtype=dtype, device=device)
     usage = torch.zeros(plan.num_graphs, plan.num_clusters, dtype=dtype, device=device)
-    uniform = sampling.uniform_noise(num_nodes, device, generator) if plan.sample else maximum
+    uniform = sampling.uniform_noise(num_nodes, device, generator) if plan.sample else first
     scorer = Scorer(scores, batch, dtype)
-    with scratch.frame():
-        for rows in blocks(num_nodes, plan.block_size):
-            with scratch.frame():
-                logits, top = scorer.block(rows, scorer.features(rows))
-                if top is not None:
-                    maximum[rows] = top.squeeze(1)
-                weight = torch.exp(logits, out=scratch.empty_like(logits))
-                if plan.sample:
-                    cluster[rows] = sampling.draw(weight, uniform[rows])
-                else:
-                    cluster[rows] = logits.argmax(-1)
-                total = weight.sum(-1)
-                if "entropy" in plan.losses:
-                    # H = log Z − Σ e^θ θ / Z
-                    each = total.log() - logits.mul_(weight).sum(-1) / total
-                    entropy.index_add_(0, batch[rows], each)
-                if "balance" in plan.losses:
-                    usage.index_add_(0, batch[rows], weight.div_(total.unsqueeze(1)))
-    check_row_maximum(maximum)
+    for rows in blocks(num_nodes, plan.block_size):
+        with scratch.frame():
+            logits, probability, constant = scorer.softmax(rows, scorer.features(rows))
+            first[rows] = probability[:, 0]
+            if plan.sample:
+                cluster[rows] = sampling.draw(probability, uniform[rows])
+            else:
+                cluster[rows] = logits.argmax(-1)
+            if "entropy" in plan.losses:
+                # −Σ p log p, of which the constant is a part
+                each = logits.mul_(probability).sum(-1).add_(constant.squeeze(1)).neg_()
+                entropy.index_add_(0, batch[rows], each)
+            if "balance" in plan.losses:
+                usage.index_add_(0, batch[rows], probability)
+    if data_checks_enabled():
+        bad = first.isnan()
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            rows = slice(row, row + 1)
+            first.zero_()[row] = scorer.logits(rows, scorer.features(rows)).amax()
+            check_row_maximum(first)
     return cluster, entropy, usage

@@ -16,6 +16,7 @@ from gumbelpool.validation import (
 
 CHUNK = 1 << 20  # edges that are looked at together
 SMALL = 1 << 16  # buckets that cost nothing worth a sort
+RADIX = 1 << 15
 
 
 def index_dtype(bound: int) -> torch.dtype:
@@ -42,6 +43,15 @@ def count_rows(index: Tensor, num_rows: int) -> Tensor:
     """How often each of [0, num_rows) occurs, ``[num_rows]`` int64, without a device sync."""
     count = torch.zeros(num_rows, dtype=torch.int64, device=index.device)
     return count.index_add_(0, index, count.new_ones(1).expand(index.numel()))
+
+
+def stable_order(index: Tensor, bound: int) -> Tensor:
+    """The positions that sort integers in [0, bound), those of equal ones in their order."""
+    narrow = index.to(narrowest_dtype(bound + 1))
+    if index.is_cpu and RADIX // 4 < index.numel() < RADIX:
+        # torch sorts by radix from that many entries on, which is five times faster.
+        narrow = torch.cat([narrow, narrow.new_full((RADIX - index.numel(),), bound)])
+    return narrow.sort(stable=True).indices[: index.numel()]
 
 
 class EdgeMerger:

@@ -18,12 +18,12 @@ from torch import Tensor
 from gumbelpool import scratch
 from gumbelpool.adjacency import Edges
 from gumbelpool.assignment import Assignment
-from gumbelpool.coarsen import count_rows, index_dtype, narrowest_dtype
+from gumbelpool.coarsen import count_rows, index_dtype, stable_order
 
 FILL = 16  # a table may have this many times more entries than there are pooled edges
 SMALL = 1 << 16  # or this many entries in any case
 WINDOW = 1 << 15  # edges that are looked up together
-FEW = 1 << 20  # entries of g that all edges may touch one by one, with no sort
+FEW = 1 << 13  # edges that are not worth a sort
 EXPANDED = 1 << 22  # products of an edge and an entry that are held at a time
 
 
@@ -58,10 +58,10 @@ class _EdgesByNode:
         # A device sync would cost an accelerator more than the sort.
         self.ascending = self.near.is_cpu and bool((self.near[1:] >= self.near[:-1]).all())
         if not self.ascending:
-            if num_nodes <= block_size and num_edges * num_clusters <= FEW:
+            if num_nodes <= block_size and num_edges <= FEW and num_clusters <= FEW:
                 self.bounds = [0, num_edges]
                 return
-            order = self.near.to(narrowest_dtype(num_nodes)).sort(stable=True).indices
+            order = stable_order(self.near, num_nodes)
             self.order, self.ascending = order.to(index_dtype(num_edges)), True
         self.pointer = self.near.new_zeros(num_nodes + 1)
         torch.cumsum(count_rows(self.near, num_nodes), 0, out=self.pointer[1:])
@@ -161,7 +161,7 @@ class _Sparse:
 
     def __init__(self, entries: _Entries, assignment: Assignment) -> None:
         self.assignment = assignment
-        order = entries.row.to(index_dtype(_table_size(assignment)[0])).sort().indices
+        order = stable_order(entries.row, _table_size(assignment)[0])
         self.column = entries.column.index_select(0, order)
         self.value = entries.value.index_select(0, order)
         self.count = count_rows(entries.row, _table_size(assignment)[0])

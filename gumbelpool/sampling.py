@@ -179,4 +179,4 @@ def conditional_gumbel_softmax(
     weight = scratch.empty_like(probability)
     torch.addcmul(exponential, probability, own, out=weight)
     torch.div(probability, weight, out=weight).scatter_(1, column, own.reciprocal_())
-    return weight.div_(weight.sum(-1, keepdim=True))
+    return weight.mul_(weight.sum(-1, keepdim=True).reciprocal_())

@@ -223,9 +223,7 @@ def _score_backward(
 
     def walk(index: int, rows: slice) -> None:
         features = scorer.features(rows)
-        logits, _ = scorer.block(rows, features)
-        probability = torch.exp(logits, out=scratch.empty_like(logits))
-        probability /= probability.sum(-1, keepdim=True)
+        logits, probability, _ = scorer.softmax(rows, features)
         to_logits = estimator(
             gradient.block(index, rows, features if scored_x and scorer.with_ones else None),
             logits,
