@@ -8,14 +8,14 @@ from torch import Tensor
 from gumbelpool import scratch
 
 TILE = 32  # rows of one graph that go into one product of a batch of products
-FEW_ROWS = 12  # rows per graph from which a product per graph is faster than tiles, on a CPU
 
 
 class GraphProducts:
     r"""Gives :math:`\langle m_k, x_i \rangle` for the supernodes k of node i's graph, by blocks.
 
-    Graphs are multiplied one after the other. Very small ones, and all graphs on an accelerator,
-    are cut into tiles of ``TILE`` rows which one batched product takes together.
+    On a CPU graphs are multiplied one after the other, which even for 2,000 graphs of 18 nodes took
+    a third of the time of batched products. An accelerator cannot afford that many launches: there
+    the graphs are cut into tiles of ``TILE`` rows, and one batched product takes them all.
 
     Args:
         matrix: m, a row for each supernode, ``[K', C]``.
@@ -34,8 +34,7 @@ class GraphProducts:
         self.start = torch.searchsorted(batch, graphs)
         # Where most slots are empty, all of them may take more memory than the nodes.
         self.full = num_slots <= 4 * num_nodes + 2**16
-        few = matrix.is_cpu and num_nodes >= FEW_ROWS * num_graphs
-        self.by_graph = num_graphs == 1 or few or not self.full
+        self.by_graph = num_graphs == 1 or matrix.is_cpu or not self.full
         if self.full and num_slots > supernode.numel():
             matrix = matrix.new_zeros(num_slots, matrix.size(1)).index_copy_(0, supernode, matrix)
         if self.full:
@@ -77,7 +76,11 @@ class GraphProducts:
         tile = torch.arange(num_tiles, device=x.device)
         graph = torch.searchsorted(last, tile, right=True).clamp_(max=self.num_graphs - 1)
 
-        padded = x.new_zeros(num_tiles * TILE, x.size(1)).index_copy_(0, position, x)
+        padded = scratch.empty(num_tiles * TILE, x.size(1), x.dtype, x.device).zero_()
+        padded.index_copy_(0, position, x)
         matrix = self.slots.index_select(0, graph)
-        products = torch.bmm(padded.view(num_tiles, TILE, -1), matrix)
-        return products.view(num_tiles * TILE, -1).index_select(0, position)
+        products = scratch.empty(num_tiles * TILE, self.num_clusters, x.dtype, x.device)
+        tiles = (num_tiles, TILE, -1)
+        torch.bmm(padded.view(tiles), matrix, out=products.view(tiles))
+        out = scratch.empty(x.size(0), self.num_clusters, x.dtype, x.device)
+        return torch.index_select(products, 0, position, out=out)

@@ -16,7 +16,7 @@ def rows_per_block(num_columns: int, device: torch.device) -> int:
     an accelerator a block is large enough to keep it busy.
     """
     if device.type == "cpu":
-        return max(48, (1 << 17) // max(num_columns, 1))
+        return max(96, (1 << 18) // max(num_columns, 16))
     return max(1, (1 << 25) // max(num_columns, 1))
 
 

@@ -242,7 +242,8 @@ def _score_backward(
             step = to_source[rows] if to_source.dtype == dtype else None
             step = torch.mm(to_logits, weight.to(dtype), out=step)
             if grad_x is not None:
-                step += grad_x.index_select(0, assignment.cluster[rows])
+                lifted = scratch.empty(step.size(0), step.size(1), dtype, step.device)
+                step += torch.index_select(grad_x, 0, assignment.cluster[rows], out=lifted)
             if to_source.dtype != dtype:
                 to_source[rows] = step
         if to_weight is not None and needs.weight:
