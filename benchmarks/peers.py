@@ -167,7 +167,9 @@ def floor(setting: Setting) -> Step:
             entries = torch.stack([row[own] - start, cluster[col[own]]])
             value = torch.ones(entries.size(1))
             blocks.append(
-                torch.sparse_coo_tensor(entries, value, shape, check_invariants=False).to_sparse_csr()
+                torch.sparse_coo_tensor(
+                    entries, value, shape, check_invariants=False
+                ).to_sparse_csr()
             )
         table = torch.randn(clusters, clusters)
 

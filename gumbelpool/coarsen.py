@@ -1,6 +1,6 @@
 """Given a cluster of each node: merge nodes, merge edges, and lift features back."""
 
-from functools import cached_property
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -77,67 +77,87 @@ class EdgeMerger:
         self, edge_index: Tensor, major: Tensor, minor: Tensor, num_major: int, num_minor: int
     ) -> None:
         num_keys, num_edges = num_major * num_minor, edge_index.size(1)
-        self.edge_index, self.num_minor, self.num_edges = edge_index, num_minor, num_edges
-        # Twice the edges are still less memory than the edges themselves.
+        self.edge_index, self.num_minor, self.num_keys = edge_index, num_minor, num_keys
+        # Twice as many buckets still take less memory than the edges themselves.
         self.in_buckets = num_keys <= max(2 * num_edges, SMALL)
-        self.major = major.to(index_dtype(num_keys))
-        self.minor = minor.to(index_dtype(num_keys))
+        self.major, self.minor = major, minor
         if self.in_buckets:
+            self.major = major.to(index_dtype(num_keys))
+            self.minor = minor.to(index_dtype(num_keys))
             buckets = torch.zeros(num_keys, dtype=index_dtype(num_edges), device=edge_index.device)
-            for edges in self.chunks():
+            for edges in self._chunks():
                 key = self._key(edges)
                 buckets.index_add_(0, key, buckets.new_ones(1).expand(key.numel()))
-            self.buckets = buckets
             self.key = buckets.nonzero().squeeze(1).to(index_dtype(num_keys))
             self.count = buckets.index_select(0, self.key)
         else:
-            ordered, self.order = self._key(slice(None)).sort()
-            self.key, self.count = torch.unique_consecutive(ordered, return_counts=True)
+            ordered, self.order = self._sorted_keys(num_major)
+            self.key, count = torch.unique_consecutive(ordered, return_counts=True)
+            self.count = count.to(index_dtype(num_edges))
 
-    def chunks(self) -> list[slice]:
+    def _chunks(self) -> list[slice]:
         """Slices of the edges, so that what is computed for each edge takes little memory."""
-        return [
-            slice(start, min(start + CHUNK, self.num_edges))
-            for start in range(0, self.num_edges, CHUNK)
-        ]
+        num_edges = self.edge_index.size(1)
+        return [slice(start, min(start + CHUNK, num_edges)) for start in range(0, num_edges, CHUNK)]
 
     def _key(self, edges: slice) -> Tensor:
         source, target = self.edge_index[:, edges]
         key = self.major.index_select(0, source)
         return key.mul_(self.num_minor).add_(self.minor.index_select(0, target))
 
-    @cached_property
-    def _id(self) -> Tensor:
-        """Position in ``key`` of each bucket, or of each edge where there are none."""
-        dtype = index_dtype(self.num_edges)
-        position = torch.arange(self.key.numel(), dtype=dtype, device=self.key.device)
-        if self.in_buckets:
-            return torch.empty_like(self.buckets, dtype=dtype).index_copy_(
-                0, self.key.long(), position
-            )
-        each = position.repeat_interleave(self.count, output_size=self.num_edges)
-        return torch.empty_like(each).scatter_(0, self.order, each)
+    def _sorted_keys(self, num_major: int) -> tuple[Tensor, Tensor]:
+        """All keys in ascending order, and the edge that each is of."""
+        dtype = index_dtype(self.edge_index.size(1))
+        if index_dtype(self.num_keys) == torch.int32:
+            self.major, self.minor = self.major.int(), self.minor.int()
+            ordered, order = self._key(slice(None)).sort()
+            return ordered, order.to(dtype)
+        # Two sorts of narrow integers, by the minor and then by the major, take less memory.
+        source, target = self.edge_index
+        minor = self.minor.to(index_dtype(self.num_minor)).index_select(0, target)
+        order = minor.sort().indices.to(dtype)
+        del minor
+        major = self.major.to(index_dtype(num_major)).index_select(0, source.index_select(0, order))
+        order = order.index_select(0, major.sort(stable=True).indices)
+        del major
+        ordered = torch.empty(order.numel(), dtype=torch.int64, device=order.device)
+        for edges in self._chunks():
+            own = order[edges]
+            torch.mul(
+                self.major.index_select(0, source.index_select(0, own)), self.num_minor,
+                out=ordered[edges],
+            )  # fmt: skip
+            ordered[edges] += self.minor.index_select(0, target.index_select(0, own))
+        return ordered, order
 
     def pairs(self) -> Tensor:
         """``key`` taken apart, (major, minor), ``[2, E']`` int64."""
         pairs = torch.empty(2, self.key.numel(), dtype=torch.int64, device=self.key.device)
-        pairs[0] = self.key.div(self.num_minor, rounding_mode="floor")
+        torch.div(self.key, self.num_minor, rounding_mode="floor", out=pairs[0])
         torch.add(self.key, pairs[0], alpha=-self.num_minor, out=pairs[1])
         return pairs
 
-    def edge_id(self, edges: slice) -> Tensor:
-        """The position in ``key`` of some edges' keys."""
+    def edges(self) -> Iterator[tuple[slice | Tensor, Tensor]]:
+        """All edges, some at a time: which they are, and the position in ``key`` of each."""
         if self.in_buckets:
-            return self._id.index_select(0, self._key(edges))
-        return self._id[edges]
+            position = torch.arange(self.key.numel(), dtype=torch.int32, device=self.key.device)
+            of_key = torch.empty(self.num_keys, dtype=torch.int32, device=self.key.device)
+            of_key.index_copy_(0, self.key.long(), position)
+            for edges in self._chunks():
+                yield edges, of_key.index_select(0, self._key(edges))
+        else:
+            each = torch.repeat_interleave(self.count, output_size=self.edge_index.size(1))
+            for edges in self._chunks():
+                yield self.order[edges], each[edges]
 
     def sum(self, values: Tensor) -> Tensor:
         """Sums edge values ``[E, ...]`` over equal keys, ``[E', ...]``, in float32 at least."""
         dtype = torch.promote_types(values.dtype, torch.float32)
         shape = (self.key.numel(), *values.shape[1:])
         total = torch.zeros(shape, dtype=dtype, device=values.device)
-        for edges in self.chunks():
-            total.index_add_(0, self.edge_id(edges), values[edges].to(dtype))
+        for edges, position in self.edges():
+            own = values[edges] if isinstance(edges, slice) else values.index_select(0, edges)
+            total.index_add_(0, position, own.to(dtype))
         return total
 
 
@@ -177,15 +197,17 @@ def coarsen_edges(
     check_cluster(cluster, num_supernodes)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     merger = EdgeMerger(edge_index, cluster, cluster, num_supernodes, num_supernodes)
-    pooled = merger.pairs()
-    keep = pooled[0] != pooled[1] if remove_self_loops else slice(None)
     if edge_weight is None:
         weight = merger.count.to(torch.get_default_dtype())
     else:
         weight = merger.sum(edge_weight).to(edge_weight.dtype)
-    if edge_attr is not None:
-        edge_attr = merger.sum(edge_attr)[keep].to(edge_attr.dtype)
-    return pooled[:, keep], weight[keep], edge_attr
+    attr = None if edge_attr is None else merger.sum(edge_attr).to(edge_attr.dtype)
+    pooled = merger.pairs()
+    if remove_self_loops:
+        keep = pooled[0] != pooled[1]
+        pooled, weight = pooled[:, keep], weight[keep]
+        attr = None if attr is None else attr[keep]
+    return pooled, weight, attr
 
 
 def coarsen_nodes(x: Tensor, cluster: Tensor, num_supernodes: int, aggr: str = "sum") -> Tensor:

@@ -8,6 +8,7 @@ from torch_geometric.typing import Adj
 
 from gumbelpool.assignment import Plan
 from gumbelpool.coarsen import count_rows, sum_rows
+from gumbelpool.compiled import compiled_pool
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
 from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
@@ -186,14 +187,14 @@ class GumbelPool(torch.nn.Module):
         )
         head = (self.lin.weight, self.lin.bias) if logits is None else (None, None)
         source = inputs.assign_x if logits is None else logits
-        pooled = streamed_pool(
-            plan,
-            Inputs(
-                inputs.x, inputs.edge_index, inputs.edge_weight, inputs.edge_attr, inputs.batch,
-                source, *head, limit,
-            ),
-            generator,
+        tensors = Inputs(
+            inputs.x, inputs.edge_index, inputs.edge_weight, inputs.edge_attr, inputs.batch, source,
+            *head, limit,
         )  # fmt: skip
+        if torch.compiler.is_compiling() and generator is None:
+            pooled = compiled_pool(plan, tensors)
+        else:
+            pooled = streamed_pool(plan, tensors, generator)
 
         pooled_x, weight, attr = pooled.x, pooled.edge_weight, pooled.edge_attr
         if self.aggr == "mean":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gumbelpool import scratch
 
+SMALL = 1 << 16  # slots that may all have a row, whatever the number of nodes
 TILE = 32  # rows of one graph that go into one product of a batch of products
 
 
@@ -33,7 +34,7 @@ class GraphProducts:
         graphs = torch.arange(num_graphs + 1, device=batch.device)
         self.start = torch.searchsorted(batch, graphs)
         # Where most slots are empty, all of them may take more memory than the nodes.
-        self.full = num_slots <= 4 * num_nodes + 2**16
+        self.full = num_slots <= 4 * num_nodes + SMALL
         self.by_graph = num_graphs == 1 or matrix.is_cpu or not self.full
         if self.full and num_slots > supernode.numel():
             matrix = matrix.new_zeros(num_slots, matrix.size(1)).index_copy_(0, supernode, matrix)

@@ -158,9 +158,7 @@ def conditional_gumbel(logits: Tensor, cluster: Tensor, exponential: Tensor) -> 
     return (-torch.logaddexp(log_noise - logits, -top)).scatter(1, column, top)
 
 
-def conditional_gumbel_softmax(
-    probability: Tensor, cluster: Tensor, exponential: Tensor
-) -> Tensor:
+def conditional_gumbel_softmax(probability: Tensor, cluster: Tensor, exponential: Tensor) -> Tensor:
     r"""The softmax of :func:`conditional_gumbel`, from that of the logits and with no logarithm.
 
     :math:`e^{\theta_j + \gamma_j} \propto p_j / (E_j + p_j E_c)` for j ≠ c, and

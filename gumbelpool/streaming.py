@@ -182,8 +182,9 @@ def _edge_backward(
             each = each + agreement.index_select(0, graph).to(each.dtype) * loop
         each = each.to(like.dtype)
         gradient = torch.empty_like(like, memory_format=torch.contiguous_format)
-        for edges in merger.chunks():
-            gradient[edges] = each.index_select(0, merger.edge_id(edges))
+        for edges, position in merger.edges():
+            own = edges if isinstance(edges, slice) else edges.long()
+            gradient[own] = each.index_select(0, position)
         return gradient
 
     to_weight = to_attr = None
@@ -289,7 +290,7 @@ class _StreamedPool(torch.autograd.Function):
         ctx.scored_x = inputs.source is inputs.x and inputs.weight is not None
         if plan.estimator in NEEDS_NOISE and any(ctx.needs_input_grad):
             # Without a draw nothing is left to chance, the gradient included.
-            ctx.seed = _draw_seed(generator) if plan.sample else 0
+            ctx.seed = draw_seed(generator) if plan.sample else 0
         ctx.save_for_backward(*inputs, local, pooled.edge_index)
         ctx.mark_non_differentiable(pooled.edge_index, pooled.cluster, pooled.supernode)
         ctx.set_materialize_grads(False)
@@ -315,7 +316,7 @@ class _StreamedPool(torch.autograd.Function):
         return None, None, *gradients
 
 
-def _draw_seed(generator: torch.Generator | None) -> int:
+def draw_seed(generator: torch.Generator | None) -> int:
     """A seed for the noise of backward, so that a second backward sees the same noise."""
     device = torch.device("cpu") if generator is None else generator.device
     return int(torch.randint(2**62, (), device=device, generator=generator))

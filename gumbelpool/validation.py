@@ -48,8 +48,11 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
 
 
 def data_checks_enabled() -> bool:
-    """Whether the checks that read the data are on."""
-    return _data_checks_enabled
+    """Whether the checks that read the data are on.
+
+    A trace of ``torch.compile`` has no data; the operator that it calls does the checks.
+    """
+    return _data_checks_enabled and not torch.compiler.is_compiling()
 
 
 def check_in(name: str, value: object, allowed: Collection[object]) -> None:
@@ -113,7 +116,7 @@ def _check_int64(name: str, value: Tensor) -> None:
 
 
 def _check_range(name: str, value: Tensor, bound: int, meaning: str) -> None:
-    if _data_checks_enabled and value.numel() > 0:
+    if data_checks_enabled() and value.numel() > 0:
         low, high = (int(end) for end in value.aminmax())
         if low < 0 or high >= bound:
             raise ValueError(f"{name} must lie in [0, {bound}), {meaning}; got {low} to {high}")
@@ -154,7 +157,7 @@ def check_logits(logits: object, num_clusters: int | None = None) -> None:
 
 def check_row_maximum(maximum: Tensor) -> None:
     """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
-    if _data_checks_enabled:
+    if data_checks_enabled():
         maximum = maximum.detach()
         bad = ~maximum.isfinite()
         if bool(bad.any()):
@@ -221,7 +224,7 @@ def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
     assert isinstance(batch, Tensor)
     _check_int64("batch", batch)
     check_length("batch", batch, "x", num_nodes)
-    if _data_checks_enabled and num_nodes > 0:
+    if data_checks_enabled() and num_nodes > 0:
         if bool((batch[1:] < batch[:-1]).any()):
             raise ValueError("batch must be sorted in ascending order; got a descent in it")
         first, last = int(batch[0]), int(batch[-1])
@@ -233,7 +236,7 @@ def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
 
 def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:
     """Checks that no edge joins two graphs."""
-    if _data_checks_enabled:
+    if data_checks_enabled():
         between = batch[edge_index[0]] != batch[edge_index[1]]
         if bool(between.any()):
             edge = int(between.nonzero()[0])
@@ -247,7 +250,7 @@ def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:
 
 def check_one_graph_each(graph: Tensor, batch: Tensor) -> None:
     """Checks that the graph of each node's supernode is the node's own."""
-    if _data_checks_enabled:
+    if data_checks_enabled():
         shared = graph != batch
         if bool(shared.any()):
             node = int(shared.nonzero()[0])
