@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS ?= tests
 
-.PHONY: demo test check lint test-sparse clean
+.PHONY: demo test check lint bench test-sparse clean
 
 demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
 	$(BIN)/python examples/tu_classification.py --out runs/demo
@@ -20,6 +20,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.bench ## every peer and case, hours: docs/results.md; BENCH="--cases wide --rounds 1" for less
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 test-sparse: $(VENV)/.sparse ## the SparseTensor tests; compiles torch-scatter and torch-sparse, ~17 minutes
 	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest -W error tests/test_adjacency.py tests/test_packaging.py
@@ -37,6 +40,13 @@ $(VENV)/.sparse: $(VENV)/.test
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation torch-scatter torch-sparse
 	$(PIP) -e ".[sparse]"
+	touch $@
+
+# torch-geometric-pool is one of the peers; it needs torch-scatter.
+$(VENV)/.bench: $(VENV)/.examples
+	$(PIP) setuptools wheel
+	$(PIP) --no-build-isolation torch-scatter
+	$(PIP) torch-geometric-pool
 	touch $@
 
 clean: ## remove the environment

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 from cases import CASES, GROWTH_CLUSTERS, GROWTH_NODES
 
 OURS = "gumbelpool"
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 # What was asked for: (cases, peer, what, bound), as ratios peer / ours, or ours / peer below.
 BARS = [
     (("proteins", "dd", "skewed"), "PyG diff", "faster", 20),
@@ -225,15 +224,23 @@ def write_report(records: list[dict], docs: Path) -> str:
         "",
         *bars_table(results, threads),
     ]
-    docs.mkdir(exist_ok=True)
+    docs.mkdir(exist_ok=True, parents=True)
     if plot_growth(results, threads, docs / "growth.svg"):
         lines += ["![time and memory against N and K](growth.svg)", ""]
     for case in CASES:
         if not case.startswith("growth"):
             lines += case_table(results, case)
     text = "\n".join(lines).rstrip()
-    file = docs / "results.md"
-    old = file.read_text() if file.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    before, rest = old.split(BEGIN)
-    file.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1])
+    replace_section(docs, "benchmark", text)
     return text
+
+
+def replace_section(docs: Path, name: str, text: str) -> None:
+    """Puts a text between the marks of its section in docs/results.md."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    file = docs / "results.md"
+    old = file.read_text() if file.exists() else "# Results\n"
+    if begin not in old:
+        old += f"\n{begin}\n{end}\n"
+    before, rest = old.split(begin)
+    file.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")

@@ -3,6 +3,12 @@
 from gumbelpool.coarsen import coarsen_edges, coarsen_nodes, unpool
 from gumbelpool.diagnostics import Occupancy, occupancy
 from gumbelpool.diffpool import DenseDiffPool
+from gumbelpool.expectation import (
+    adjacency_variance,
+    expected_adjacency,
+    expected_features,
+    samples_for_error,
+)
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
 from gumbelpool.sampling import sample_clusters
@@ -15,10 +21,14 @@ __all__ = [
     "GumbelPool",
     "Occupancy",
     "PoolOutput",
+    "adjacency_variance",
     "coarsen_edges",
     "coarsen_nodes",
     "data_checks",
+    "expected_adjacency",
+    "expected_features",
     "occupancy",
     "sample_clusters",
+    "samples_for_error",
     "unpool",
 ]

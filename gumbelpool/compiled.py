@@ -72,10 +72,10 @@ def _(
     num_supernodes = context.new_dynamic_size() if drop_empty else num_graphs * num_clusters
     channels = 0 if edge_attr is None else edge_attr.size(1)
 
-    def floats(*shape: int) -> Tensor:
+    def floats(*shape: int | torch.SymInt) -> Tensor:
         return x.new_empty(shape, dtype=inputs.dtype)
 
-    def integers(*shape: int) -> Tensor:
+    def integers(*shape: int | torch.SymInt) -> Tensor:
         return batch.new_empty(shape)
 
     pooled = Pooled(

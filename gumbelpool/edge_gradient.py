@@ -8,8 +8,9 @@ nothing but the link loss, whose G is the same on the whole diagonal of a graph.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from gumbelpool.coarsen import count_rows, index_dtype, stable_order
 FILL = 16  # a table may have this many times more entries than there are pooled edges
 SMALL = 1 << 16  # or this many entries in any case
 WINDOW = 1 << 15  # edges that are looked up together
-FEW = 1 << 13  # edges that are not worth a sort
+FEW = 1 << 18  # entries of g that edges may be added to one by one, which saves a sort
 EXPANDED = 1 << 22  # products of an edge and an entry that are held at a time
 
 
@@ -55,18 +56,18 @@ class _EdgesByNode:
         self.near, self.far = edge_index[end], edge_index[1 - end]
         num_edges = self.near.numel()
         self.order: Tensor | None = None
+        self.bounds = [0, num_edges]  # where the edges of each block begin
         # A device sync would cost an accelerator more than the sort.
         self.ascending = self.near.is_cpu and bool((self.near[1:] >= self.near[:-1]).all())
         if not self.ascending:
-            if num_nodes <= block_size and num_edges <= FEW and num_clusters <= FEW:
-                self.bounds = [0, num_edges]
+            if num_nodes <= block_size and num_edges * num_clusters <= FEW:
                 return
             order = stable_order(self.near, num_nodes)
             self.order, self.ascending = order.to(index_dtype(num_edges)), True
         self.pointer = self.near.new_zeros(num_nodes + 1)
         torch.cumsum(count_rows(self.near, num_nodes), 0, out=self.pointer[1:])
         first = torch.arange(0, num_nodes + block_size, block_size, device=self.near.device)
-        self.bounds: list[int] = self.pointer[first.clamp_(max=num_nodes)].tolist()
+        self.bounds = self.pointer[first.clamp_(max=num_nodes)].tolist()
 
     def window(self, index: int) -> tuple[int, _Window]:
         """Where the window that starts with block ``index`` ends, and its edges."""
@@ -171,7 +172,8 @@ class _Sparse:
         """Looks up what the window's edges add."""
         row = _table_row(window, self.assignment)
         self.edge_value, self.near = value, window.near
-        self.edge_count, self.edge_first = self.count[row], self.first[row]
+        self.edge_count = self.count.index_select(0, row)
+        self.edge_first = self.first.index_select(0, row)
 
     def add_to(self, g: Tensor, rows: _Rows) -> None:
         """Adds what a block's edges add."""
@@ -194,6 +196,9 @@ class _Sparse:
             position = self.column.index_select(0, entry)
             position += start[edges].index_select(0, each)
             g.view(-1).index_add_(0, position, step)
+
+
+_Table: TypeAlias = _Diagonal | _Dense | _Sparse
 
 
 def _table_size(assignment: Assignment) -> tuple[int, int]:
@@ -240,7 +245,8 @@ class EdgeGradient:
         ]
         self.dtype = dtype
         # Each channel's values, and its tables for the two ends.
-        self.channels: list[tuple[Tensor | None, tuple[_Diagonal | _Dense | _Sparse, ...]]] = []
+        self.channels: list[tuple[Tensor | None, Sequence[_Table]]] = []
+        tables: Sequence[_Table]
         if grad_weight is not None:
             tables = _tables(assignment, pooled_edge_index, grad_weight.to(dtype), agreement)
             self.channels.append((edges.edge_weight, tables))
@@ -287,7 +293,7 @@ class EdgeGradient:
 
 def _tables(
     assignment: Assignment, pooled_edge_index: Tensor, grad: Tensor, agreement: Tensor | None
-) -> tuple[_Dense | _Sparse, ...]:
+) -> list[_Table]:
     """The tables for an edge's source and for its target."""
     supernode, num_clusters = assignment.supernode, assignment.num_clusters
     source, target = pooled_edge_index
@@ -301,7 +307,7 @@ def _tables(
     )
     num_rows, num_columns = _table_size(assignment)
     dense = num_rows * num_columns <= max(SMALL, FILL * grad.numel())
-    tables = []
+    tables: list[_Table] = []
     for near, far, extra in ((source, target, [loops]), (target, source, [])):
         parts = [_Entries(far, local.index_select(0, near), grad), *extra]
         if agreement is not None:
@@ -309,4 +315,4 @@ def _tables(
             parts.append(_Entries(every, local, agreement.index_select(0, graph)))
         entries = _Entries(*(torch.cat(column) for column in zip(*parts, strict=True)))
         tables.append((_Dense if dense else _Sparse)(entries, assignment))
-    return tuple(tables)
+    return tables

@@ -185,28 +185,31 @@ class GumbelPool(torch.nn.Module):
             losses=self.losses,
             block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
-        head = (self.lin.weight, self.lin.bias) if logits is None else (None, None)
-        source = inputs.assign_x if logits is None else logits
+        source, weight, bias = inputs.assign_x, self.lin.weight, self.lin.bias
+        if logits is not None:
+            source, weight, bias = logits, None, None
         tensors = Inputs(
             inputs.x, inputs.edge_index, inputs.edge_weight, inputs.edge_attr, inputs.batch, source,
-            *head, limit,
+            weight, bias, limit,
         )  # fmt: skip
         if torch.compiler.is_compiling() and generator is None:
             pooled = compiled_pool(plan, tensors)
         else:
             pooled = streamed_pool(plan, tensors, generator)
 
-        pooled_x, weight, attr = pooled.x, pooled.edge_weight, pooled.edge_attr
+        pooled_x, edge_weight = pooled.x, pooled.edge_weight
         if self.aggr == "mean":
             pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
         weight_dtype = x.dtype if inputs.edge_weight is None else inputs.edge_weight.dtype
+        if pooled.edge_attr is not None and inputs.edge_attr is not None:
+            edge_attr = pooled.edge_attr.to(inputs.edge_attr.dtype)
         statistics = _statistics(pooled, inputs, limit, self)
         return PoolOutput(
             x=pooled_x.to(x.dtype),
             edge_index=pooled.edge_index,
-            edge_weight=weight.to(weight_dtype) if self.weighted else None,
+            edge_weight=edge_weight.to(weight_dtype) if self.weighted else None,
             batch=pooled.supernode // self.num_clusters,
-            edge_attr=None if attr is None else attr.to(inputs.edge_attr.dtype),
+            edge_attr=edge_attr,
             cluster=pooled.cluster,
             losses=mean_losses(self.losses, statistics, pooled.x.dtype),
         )

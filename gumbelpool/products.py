@@ -44,8 +44,9 @@ class GraphProducts:
             self.node_bounds: list[int] = self.start.tolist()
         if not self.full:
             first = torch.searchsorted(supernode, graphs * num_clusters)
-            self.matrices = matrix.t().split(first.diff().tolist(), dim=1)
-            self.local = (supernode % num_clusters).split(first.diff().tolist())
+            sizes: list[int] = first.diff().tolist()
+            self.matrices = torch.split(matrix.t(), sizes, dim=1)
+            self.local = torch.split(supernode % num_clusters, sizes)
 
     def block(self, x: Tensor, rows: slice) -> Tensor:
         """The products of the rows ``x`` = X[rows], ``[rows, K]``; zero for other clusters."""
@@ -57,7 +58,7 @@ class GraphProducts:
         last = bisect_left(self.node_bounds, rows.stop)
         bounds = [rows.start, *self.node_bounds[first + 1 : last], rows.stop]
         sizes = [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
-        parts = zip(x.split(sizes), products.split(sizes), strict=True)
+        parts = zip(torch.split(x, sizes), torch.split(products, sizes), strict=True)
         if self.full:
             for (own, out), matrix in zip(parts, self.slots[first:last].unbind(), strict=True):
                 torch.mm(own, matrix, out=out)

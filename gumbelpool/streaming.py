@@ -66,10 +66,12 @@ class Inputs(NamedTuple):
 
     @property
     def edges(self) -> Edges:
+        """The edges with what they carry."""
         return Edges(self.edge_index, self.edge_weight, self.edge_attr)
 
     @property
     def scores(self) -> Scores:
+        """What the logits are made of."""
         return Scores(self.source, self.weight, self.bias, self.limit)
 
     @property
@@ -140,7 +142,7 @@ def pool_backward(
     grad_usage: Tensor | None,
     needs: Inputs,
     scored_x: bool,
-) -> Inputs:
+) -> tuple[Tensor | None, ...]:
     """The gradients of the inputs that need one, by ``needs``; the others' are ``None``.
 
     Where x itself was scored (``scored_x``), ``source``'s gradient holds that of ``x`` as well.
@@ -161,7 +163,7 @@ def pool_backward(
             plan, inputs, assignment, gradient, seed, grad_entropy, grad_usage, needs,
             scored_x, grad.x if scored_x else None,
         )  # fmt: skip
-    return Inputs(to_x, None, to_weight, to_attr, None, *to_scores, None)
+    return to_x, None, to_weight, to_attr, None, *to_scores, None
 
 
 def _edge_backward(

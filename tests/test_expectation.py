@@ -1,0 +1,267 @@
+"""The closed forms of docs/theory.md, against all K^N assignments of small graphs."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import assert_close, generator, make_batch, rand, randn
+from scipy import stats
+
+from gumbelpool import (
+    DenseDiffPool,
+    GumbelPool,
+    adjacency_variance,
+    expected_adjacency,
+    expected_features,
+    samples_for_error,
+)
+
+GRAPHS = {
+    "directed": {},
+    "symmetric": {"undirected": True},
+    "loops": {"loops": True},
+    "symmetric, loops": {"loops": True, "undirected": True},
+    "weighted": {"weighted": True, "loops": True},
+    "duplicates": {"weighted": True, "loops": True, "duplicates": True},
+    "complete": {"density": 1.0, "loops": True},
+    "edgeless": {"density": 0.0},
+}
+
+
+def assignments(num_nodes, num_clusters, probability):
+    """Each one-hot S with its probability."""
+    for clusters in itertools.product(range(num_clusters), repeat=num_nodes):
+        one_hot = torch.eye(num_clusters, dtype=torch.float64)[list(clusters)]
+        yield one_hot, math.prod(float(probability[i, c]) for i, c in enumerate(clusters))
+
+
+def dense(batch):
+    weight = batch.edge_weight
+    if weight is None:
+        weight = torch.ones(batch.edge_index.size(1), dtype=torch.float64)
+    adjacency = torch.zeros(batch.num_nodes, batch.num_nodes, dtype=torch.float64)
+    return adjacency.index_put_(tuple(batch.edge_index), weight, accumulate=True)
+
+
+def enumerate_moments(batch, probability, of):
+    """Mean and variance of a function of S, by definition."""
+    num_nodes, num_clusters = probability.shape
+    values = [(of(s), p) for s, p in assignments(num_nodes, num_clusters, probability)]
+    mean = sum(value * p for value, p in values)
+    return mean, sum((value - mean).square() * p for value, p in values)
+
+
+@pytest.mark.parametrize("num_clusters", [1, 2, 3])
+@pytest.mark.parametrize("graphs", GRAPHS.values(), ids=GRAPHS)
+@pytest.mark.parametrize("nodes", [1, 5, 7])
+def test_moments_equal_those_of_all_assignments(graphs, num_clusters, nodes):
+    batch = make_batch((nodes,), **graphs)
+    logits = 2 * randn(nodes, num_clusters, seed=11)
+    probability, adjacency = logits.softmax(-1), dense(batch)
+    given = (batch.edge_index, probability, batch.edge_weight)
+    mean, variance = enumerate_moments(batch, probability, lambda s: s.T @ adjacency @ s)
+    assert_close(expected_adjacency(*given)[0], mean, rtol=1e-12, atol=1e-13)
+    assert_close(adjacency_variance(*given)[0], variance, rtol=1e-11, atol=1e-13)
+    mean, variance = enumerate_moments(batch, probability, lambda s: s.T @ batch.x)
+    assert_close(expected_features(batch.x, probability)[0], mean, rtol=1e-12, atol=1e-13)
+    closed = (batch.x.square().T @ (probability * (1 - probability))).T
+    assert_close(closed, variance, rtol=1e-11, atol=1e-13)
+
+
+def test_certain_probabilities_have_no_variance():
+    batch = make_batch((6,), weighted=True, loops=True)
+    one_hot = torch.eye(3, dtype=torch.float64)[[0, 2, 2, 1, 0, 2]]
+    mean = expected_adjacency(batch.edge_index, one_hot, batch.edge_weight)[0]
+    assert_close(mean, one_hot.T @ dense(batch) @ one_hot)
+    variance = adjacency_variance(batch.edge_index, one_hot, batch.edge_weight)
+    assert_close(variance, torch.zeros(1, 3, 3).double())
+
+
+def test_each_graph_of_a_batch_is_as_alone():
+    batch = make_batch((5, 0, 6, 1, 0), weighted=True, loops=True)
+    probability = randn(batch.num_nodes, 3, seed=3).softmax(-1)
+    given = (batch.edge_index, probability, batch.edge_weight, batch.batch, batch.num_graphs)
+    mean, variance = expected_adjacency(*given), adjacency_variance(*given)
+    features = expected_features(batch.x, probability, batch.batch, batch.num_graphs)
+    assert mean.shape == variance.shape == (5, 3, 3)
+    assert features.shape == (5, 3, 3)
+    for g in range(batch.num_graphs):
+        alone = batch.graph(g)
+        own = (alone.edge_index, probability[batch.batch == g], alone.edge_weight)
+        assert_close(mean[g], expected_adjacency(*own)[0])
+        assert_close(variance[g], adjacency_variance(*own)[0])
+        assert_close(features[g], expected_features(alone.x, own[1])[0])
+
+
+def test_without_self_loops_the_mean_is_what_diffpool_pools():
+    batch = make_batch((6, 5), weighted=True)
+    pool = DenseDiffPool(3, 4).double()
+    out = pool(**batch.arguments())
+    probability = pool.lin(batch.x).softmax(-1)
+    mean = expected_adjacency(batch.edge_index, probability, batch.edge_weight, batch.batch)
+    assert_close(out.edge_weight.view(2, 4, 4), mean)
+    assert_close(out.x.view(2, 4, 3), expected_features(batch.x, probability, batch.batch))
+
+
+# --- the layer itself ---------------------------------------------------------------------------
+
+FALSE_ALARM = 1e-6  # of any entry of any of the tests below, by Bonferroni and a normal law
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("graphs", ["symmetric", "weighted"])
+def test_draws_of_the_layer_have_the_mean_and_variance_of_the_theory(graphs, seed):
+    draws, clusters = 40_000, 3
+    batch = make_batch((6,), **GRAPHS[graphs])
+    torch.manual_seed(seed)
+    pool = GumbelPool(3, clusters, drop_empty=False, losses=()).double()
+    with torch.no_grad():
+        pool.lin.weight.mul_(2)
+        # Copies of the graph in one batch are independent draws.
+        many = torch.arange(draws).repeat_interleave(6)
+        offset = 6 * torch.arange(draws).repeat_interleave(batch.edge_index.size(1))
+        edge_index = batch.edge_index.repeat(1, draws) + offset
+        weight = None if batch.edge_weight is None else batch.edge_weight.repeat(draws)
+        out = pool(batch.x.repeat(draws, 1), edge_index, weight, many, batch_size=draws)
+        probability = pool.lin(batch.x).softmax(-1)
+        row, col = out.edge_index
+        pooled = torch.zeros(draws, clusters, clusters, dtype=torch.float64)
+        pooled[row // clusters, row % clusters, col % clusters] = out.edge_weight
+
+        given = (batch.edge_index, probability, batch.edge_weight)
+        mean, variance = expected_adjacency(*given)[0], adjacency_variance(*given)[0]
+        kurtosis = (pooled - mean).pow(4).mean(0)
+    z_mean = (pooled.mean(0) - mean) / (variance / draws).sqrt().clamp(min=1e-12)
+    spread = ((kurtosis - variance.square()) / draws).sqrt().clamp(min=1e-12)
+    z_variance = ((pooled - mean).square().mean(0) - variance) / spread
+    limit = stats.norm.isf(FALSE_ALARM / (2 * 2 * 4 * clusters**2))
+    assert z_mean.abs().max() < limit
+    assert z_variance.abs().max() < limit
+    assert z_mean.abs().max() > 0.1  # a z-score of exactly zero would mean that nothing was drawn
+
+
+# --- how many samples ---------------------------------------------------------------------------
+
+
+def test_known_numbers_of_samples():
+    assert samples_for_error(0.01, 0.05, 20) == 48_402
+    ring = torch.stack([torch.arange(100), (torch.arange(100) + 1) % 100])
+    both = torch.cat([ring, ring.flip(0)], dim=1)
+    regular = math.ceil(2 * math.log(2 * 400 / 0.05) / (100 * 0.01**2))
+    assert regular == 1937
+    have = samples_for_error(0.01, 0.05, 20, "mcdiarmid", edge_index=both)
+    assert have in (regular, regular + 1)
+    bernstein = (2 * 1e-4 + 0.02 / 3) * math.log(2 * 400 / 0.05) / 1e-4
+    have = samples_for_error(0.01, 0.05, 20, "bernstein", variance=1e-4)
+    assert have == math.ceil(bernstein)
+
+
+def test_mcdiarmid_asks_for_fewer_samples_of_a_larger_graph():
+    numbers = []
+    for nodes in (10, 100, 1000, 100_000):
+        ring = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
+        numbers.append(
+            samples_for_error(0.05, 0.1, 5, "mcdiarmid", edge_index=torch.cat([ring, ring.flip(0)], 1))
+        )
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[-1] == 1
+
+
+@pytest.mark.parametrize("method", ["hoeffding", "bernstein", "mcdiarmid"])
+def test_the_number_of_samples_is_enough(method):
+    # 300 averages of M draws each: at most a share `failure` of them may be off by more.
+    batch = make_batch((7,), undirected=True, density=0.8, loops=True)
+    adjacency = dense(batch)
+    probability = randn(7, 2, seed=1).softmax(-1)
+    error, failure, total = 0.15, 0.2, float(adjacency.sum())
+    given = (batch.edge_index, probability)
+    mean = expected_adjacency(*given)[0]
+    relative = float(adjacency_variance(*given).max()) / total**2
+    samples = samples_for_error(
+        error, failure, 2, method, variance=relative, edge_index=batch.edge_index
+    )
+    assert samples > 1
+    draws = torch.multinomial(
+        probability, 300 * samples, replacement=True, generator=generator(0)
+    ).T.reshape(300, samples, 7)
+    one_hot = torch.eye(2, dtype=torch.float64)[draws]
+    average = torch.einsum("rmik,ij,rmjl->rkl", one_hot, adjacency, one_hot) / samples
+    off = ((average - mean).abs() > error * total).flatten(1).any(1)
+    assert int(off.sum()) <= stats.binom.isf(1e-6, 300, failure)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"error": 0}, "error must be in"),
+        ({"failure": 1.0}, "failure must be in"),
+        ({"num_clusters": 0}, "num_clusters must be at least 1"),
+        ({"method": "chernoff"}, "method must be one of"),
+        ({"method": "bernstein"}, "variance must be given"),
+        ({"method": "mcdiarmid"}, "edge_index must be given"),
+        (
+            {
+                "method": "mcdiarmid",
+                "edge_index": torch.tensor([[0], [1]]),
+                "edge_weight": torch.tensor([-1.0]),
+            },
+            "edge_weight must not be negative",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        samples_for_error(**({"error": 0.1, "failure": 0.1, "num_clusters": 3} | arguments))
+
+
+def test_mismatched_shapes_are_named():
+    with pytest.raises(ValueError, match="probability must have as many rows"):
+        expected_features(rand(3, 2, seed=0), rand(4, 2, seed=0))
+    with pytest.raises(ValueError, match="edge_index must lie in"):
+        expected_adjacency(torch.tensor([[0], [5]]), rand(4, 2, seed=0))
+
+
+# --- several levels -----------------------------------------------------------------------------
+
+
+def test_edges_and_weight_through_several_levels():
+    torch.manual_seed(0)
+    batch = make_batch((12, 9, 7), undirected=True, weighted=True)
+    x, edge_index, weight, graph = batch.x, batch.edge_index, batch.edge_weight, batch.batch
+    symmetric = torch.sparse_coo_tensor(
+        edge_index, weight, (28, 28), check_invariants=False
+    ).to_dense()
+    weight = (symmetric + symmetric.T)[tuple(edge_index)] / 2
+    for clusters in (6, 3, 2, 1):
+        before, total = edge_index.size(1), weight.sum()
+        out = GumbelPool(3, clusters).double()(x, edge_index, weight, graph, batch_size=3)
+        x, edge_index, weight, graph = out.x, out.edge_index, out.edge_weight, out.batch
+        assert edge_index.size(1) <= before
+        assert_close(weight.sum(), total)
+        assert_close(x.sum(0), batch.x.sum(0))
+        pooled = torch.zeros(len(x), len(x), dtype=torch.float64)
+        pooled[tuple(edge_index)] = weight.detach()
+        assert_close(pooled, pooled.T)
+
+
+def test_two_levels_do_not_have_the_product_for_a_mean():
+    # One edge, both ends surely in cluster 0 or in 1 alike: the second level sees a self-loop.
+    adjacency = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).double()
+    first = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).double()
+    second = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).double()
+    mean = torch.zeros(2, 2).double()
+    for s, p in assignments(2, 2, first):
+        for t, q in assignments(2, 2, second):
+            mean += p * q * t.T @ s.T @ adjacency @ s @ t
+    composed = first @ second
+    assert not torch.allclose(mean, composed.T @ adjacency @ composed)
+    # What the theory says instead, given the first level.
+    given = sum(
+        p * (
+            second.T @ (b - torch.diag(b.diag())) @ second + torch.diag(second.T @ b.diag())
+        )
+        for s, p in assignments(2, 2, first)
+        for b in [s.T @ adjacency @ s]
+    )
+    assert_close(mean, given)
