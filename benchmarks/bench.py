@@ -77,7 +77,11 @@ def main() -> None:
     add("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="PEER")
     add("--threads", nargs="+", type=int, default=[1, os.cpu_count() or 1], help="1 and all cores")
     add("--rounds", type=int, default=3)
-    add("--root", type=Path, help="folder with TU datasets (else graphs of their size are generated)")
+    add(
+        "--root",
+        type=Path,
+        help="folder with TU datasets (else graphs of their size are generated)",
+    )
     add("--out", type=Path, default=Path("runs/bench"))
     add("--docs", type=Path, default=HERE.parent / "docs", help="where the report goes")
     add("--limit-gib", type=float, default=21, help="memory that a process may take")

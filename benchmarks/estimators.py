@@ -49,7 +49,7 @@ class Problem:
         self.draws = torch.tensor(list(itertools.product(range(CLUSTERS), repeat=NODES)))
 
     def score(self, x: Tensor, edge_index: Tensor, weight: Tensor) -> Tensor:
-        """f of each graph of a batch whose graphs have CLUSTERS supernodes each, [B]."""
+        """F of each graph of a batch whose graphs have CLUSTERS supernodes each, [B]."""
         if self.linear:
             return (x.view(-1, CLUSTERS, CHANNELS) * self.flat).sum((1, 2))
         sent = x.index_select(0, edge_index[0]) * weight.unsqueeze(1)
@@ -58,12 +58,12 @@ class Problem:
         return torch.tanh(hidden.view(-1, CLUSTERS, 8).mean(1) @ self.head / 3)
 
     def values(self) -> Tensor:
-        """f of every draw, from dense one-hot matrices."""
+        """F of every draw, from dense one-hot matrices."""
         one_hot = torch.eye(CLUSTERS, dtype=torch.float64)[self.draws]
         return self.dense(one_hot)
 
     def dense(self, assignment: Tensor) -> Tensor:
-        """f of assignments [B, N, K], soft or hard."""
+        """F of assignments [B, N, K], soft or hard."""
         adjacency = torch.zeros(NODES, NODES, dtype=torch.float64)
         adjacency[tuple(self.edge_index)] = 1
         transposed = assignment.transpose(1, 2)

@@ -160,7 +160,9 @@ def bars_table(results: Results, threads: int) -> list[str]:
 
 def _growth(results: Results, threads: int, axis: str, peer: str, field: str):  # noqa: ANN202
     sizes = GROWTH_NODES if axis == "n" else GROWTH_CLUSTERS
-    points = [(size, results.median((threads, f"growth-{axis}{size}", peer), field)) for size in sizes]
+    points = [
+        (size, results.median((threads, f"growth-{axis}{size}", peer), field)) for size in sizes
+    ]
     return [(size, number) for size, number in points if number is not None]
 
 
@@ -218,7 +220,7 @@ def write_report(records: list[dict], docs: Path) -> str:
         return "nothing was measured"
     threads = results.threads[0]
     lines = [
-        "Ratios are within one round of interleaved processes: median (least–most) over the rounds.",
+        "Ratios are within a round of interleaved processes: median (least–most) over the rounds.",
         "Memory is the high-water mark of the resident set above what the imports take, its input",
         "included. A floor has no memory or edges of its own: it only does arithmetic.",
         "",
@@ -237,6 +239,7 @@ def write_report(records: list[dict], docs: Path) -> str:
 
 def replace_section(docs: Path, name: str, text: str) -> None:
     """Puts a text between the marks of its section in docs/results.md."""
+    docs.mkdir(exist_ok=True, parents=True)
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     file = docs / "results.md"
     old = file.read_text() if file.exists() else "# Results\n"

@@ -15,8 +15,16 @@ from cases import CASES
 from peers import Setting, gumbelpool
 from report import replace_section
 
-from gumbelpool import assignment, edge_gradient, estimators, gradient, pool, products
-from gumbelpool import sampling, streaming
+from gumbelpool import (
+    assignment,
+    edge_gradient,
+    estimators,
+    gradient,
+    pool,
+    products,
+    sampling,
+    streaming,
+)
 
 # (object, name, label): what is replaced by a timed version of itself.
 STAGES = [

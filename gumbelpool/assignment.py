@@ -138,7 +138,7 @@ class Scorer:
         return with_ones(source, self.dtype) if self.with_ones else source.to(self.dtype)
 
     def logits(self, rows: slice, features: Tensor) -> Tensor:
-        """The logits, −∞ where a graph may not use a cluster; ``features`` are those of the rows."""
+        """The logits, −∞ where a graph may not use a cluster, from the rows' ``features``."""
         logits = scratch.empty(
             rows.stop - rows.start, self.num_clusters, self.dtype, self.batch.device
         )

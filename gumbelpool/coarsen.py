@@ -13,7 +13,6 @@ from gumbelpool.validation import (
     check_num_supernodes,
 )
 
-
 CHUNK = 1 << 20  # edges that are looked at together
 SMALL = 1 << 16  # buckets that cost nothing worth a sort
 RADIX = 1 << 15

@@ -120,7 +120,7 @@ def _pool_backward(
     return [
         torch.zeros_like(tensor) if gradient is None else gradient.contiguous()
         for tensor, gradient, need in zip(inputs, gradients, wanted, strict=True)
-        if need
+        if need and tensor is not None
     ]
 
 

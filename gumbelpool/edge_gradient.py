@@ -107,9 +107,10 @@ class _Diagonal:
         """Looks up what the window's edges add."""
         local = self.assignment.local.index_select(0, window.far)
         self.position = local.add_(window.near, alpha=self.assignment.num_clusters)
-        self.step = self.agreement.index_select(
-            0, self.assignment.batch.index_select(0, window.far)
-        ).masked_fill_(window.loop, 0)
+        step = self.agreement
+        if self.assignment.num_graphs > 1:
+            step = step.index_select(0, self.assignment.batch.index_select(0, window.far))
+        self.step = step.expand(window.loop.shape).masked_fill(window.loop, 0)
         if value is not None:
             self.step *= value
 

@@ -1,4 +1,4 @@
-r"""The mean and the variance of what a draw gives, in closed form, and how fast an average converges.
+r"""Mean and variance of what a draw gives, in closed form, and how fast an average converges.
 
 The proofs are in ``docs/theory.md``, sections 2 to 4. All sums run over nodes and edges; no N×N
 matrix is formed. The probabilities are held whole, ``[N, K]``: this is for analysis, not for

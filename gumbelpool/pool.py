@@ -185,13 +185,17 @@ class GumbelPool(torch.nn.Module):
             losses=self.losses,
             block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
-        source, weight, bias = inputs.assign_x, self.lin.weight, self.lin.bias
-        if logits is not None:
-            source, weight, bias = logits, None, None
         tensors = Inputs(
-            inputs.x, inputs.edge_index, inputs.edge_weight, inputs.edge_attr, inputs.batch, source,
-            weight, bias, limit,
-        )  # fmt: skip
+            x=inputs.x,
+            edge_index=inputs.edge_index,
+            edge_weight=inputs.edge_weight,
+            edge_attr=inputs.edge_attr,
+            batch=inputs.batch,
+            source=inputs.assign_x if logits is None else logits,
+            weight=self.lin.weight if logits is None else None,
+            bias=self.lin.bias if logits is None else None,
+            limit=limit,
+        )
         if torch.compiler.is_compiling() and generator is None:
             pooled = compiled_pool(plan, tensors)
         else:

@@ -1,6 +1,7 @@
 """Products of each node's row with the matrix of the node's own graph."""
 
 from bisect import bisect_left, bisect_right
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class GraphProducts:
         if self.full and num_slots > supernode.numel():
             matrix = matrix.new_zeros(num_slots, matrix.size(1)).index_copy_(0, supernode, matrix)
         if self.full:
-            self.slots = matrix.view(num_graphs, num_clusters, matrix.size(1)).transpose(1, 2)
+            self.slots = matrix.view(num_graphs, num_clusters, matrix.size(1))
         if self.by_graph:
             self.node_bounds: list[int] = self.start.tolist()
         if not self.full:
@@ -57,32 +58,41 @@ class GraphProducts:
         first = bisect_right(self.node_bounds, rows.start) - 1
         last = bisect_left(self.node_bounds, rows.stop)
         bounds = [rows.start, *self.node_bounds[first + 1 : last], rows.stop]
-        sizes = [stop - start for start, stop in zip(bounds, bounds[1:], strict=False)]
+        sizes = [stop - start for start, stop in pairwise(bounds)]
         parts = zip(torch.split(x, sizes), torch.split(products, sizes), strict=True)
         if self.full:
             for (own, out), matrix in zip(parts, self.slots[first:last].unbind(), strict=True):
-                torch.mm(own, matrix, out=out)
+                torch.mm(own, matrix.t(), out=out)
         else:
             for graph, (own, out) in enumerate(parts, first):
                 out.zero_().index_copy_(1, self.local[graph], own @ self.matrices[graph])
         return products
 
     def _in_tiles(self, x: Tensor, rows: slice) -> Tensor:
-        batch = self.batch[rows]
-        start = (self.start - rows.start).clamp_(min=0, max=x.size(0))
-        num_tiles = x.size(0) // TILE + self.num_graphs  # at least as many as are needed
-        last = ((start.diff() + TILE - 1) // TILE).cumsum(0)
-        first = torch.cat([last.new_zeros(1), last[:-1]])
-        node = torch.arange(x.size(0), device=x.device)
-        position = node + (first * TILE - start[:-1]).index_select(0, batch)
+        num_rows = x.size(0)
+        start = (self.start - rows.start).clamp_(min=0, max=num_rows)
+        size = start.diff()
+        tiles = (size + (TILE - 1)).div_(TILE, rounding_mode="floor")
+        last = tiles.cumsum(0)
+        first = last - tiles
+        num_tiles = num_rows // TILE + self.num_graphs  # at least as many as are needed
         tile = torch.arange(num_tiles, device=x.device)
         graph = torch.searchsorted(last, tile, right=True).clamp_(max=self.num_graphs - 1)
 
-        padded = scratch.empty(num_tiles * TILE, x.size(1), x.dtype, x.device).zero_()
-        padded.index_copy_(0, position, x)
-        matrix = self.slots.index_select(0, graph)
+        # A graph's last tile runs on into the next graph; what comes out there is not looked at.
+        within = (tile - first.index_select(0, graph)).mul_(TILE)
+        node = start.index_select(0, graph).add_(within).unsqueeze(1)
+        node = (node + torch.arange(TILE, device=x.device)).clamp_(max=max(num_rows - 1, 0))
+        tiled = scratch.empty(num_tiles * TILE, x.size(1), x.dtype, x.device)
+        torch.index_select(x, 0, node.view(-1), out=tiled)
         products = scratch.empty(num_tiles * TILE, self.num_clusters, x.dtype, x.device)
-        tiles = (num_tiles, TILE, -1)
-        torch.bmm(padded.view(tiles), matrix, out=products.view(tiles))
-        out = scratch.empty(x.size(0), self.num_clusters, x.dtype, x.device)
+        torch.bmm(
+            tiled.view(num_tiles, TILE, -1),
+            self.slots.index_select(0, graph).transpose(1, 2),
+            out=products.view(num_tiles, TILE, -1),
+        )
+        own = self.batch[rows]
+        position = (first * TILE - start[:-1]).index_select(0, own)
+        position += torch.arange(num_rows, device=x.device)
+        out = scratch.empty(num_rows, self.num_clusters, x.dtype, x.device)
         return torch.index_select(products, 0, position, out=out)

@@ -1,5 +1,7 @@
 """Exact categorical draws, and the Gumbel noise that is consistent with a draw already made."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -40,29 +42,33 @@ def _hashed_exponential(
 ) -> Tensor:
     r"""Exp(1) noise from few random words, some 20 times faster than ``exponential_`` on a CPU.
 
-    Entry (i, j) is made of the word :math:`h_{ij} = a_i + m_i b_j \bmod 2^{32}` with
-    :math:`a_i` even, :math:`m_i` and :math:`b_j` odd, all of them random. Given :math:`a_i` and
-    :math:`m_i`, :math:`b \mapsto h` is a bijection onto the odd words, so that the entries of a
-    row are independent and uniform over them, and the law of a row is exact (up to a resolution
-    of 2^-24, float32's own). Any two entries of different rows are independent as well.
+    Entry (i, j) is made of the word :math:`h_{ij} = m_i b_j \bmod 2^{32}`, with random odd
+    :math:`m_i` and :math:`b_j`. Given :math:`m_i`, :math:`b_j \mapsto h_{ij}` is a bijection of the
+    odd words, so that the entries of a row are independent and uniform over them: the law of a row
+    is exact, up to float32's own resolution. Any two entries of different rows are independent as
+    well.
     """
-    words = torch.empty(2 * num_rows + num_columns, dtype=torch.int32)
+    words = torch.empty(num_rows + num_columns, dtype=torch.int32)
     words.random_(-(2**31), 2**31, generator=generator).bitwise_or_(1)
-    shift, factor, table = words.split([num_rows, num_rows, num_columns])
     noise = scratch.empty(num_rows, num_columns, torch.float32, words.device)
     hashed = noise.view(torch.int32)
-    torch.mul(factor.unsqueeze(1), table, out=hashed)
-    hashed += shift.unsqueeze(1).sub_(1)
+    torch.mul(words[:num_rows].unsqueeze(1), words[num_rows:], out=hashed)
     # Below one, to which float32 would round the largest words: −log must not be zero.
     below_one = 2.0**-32 * (1 - 2.0**-24)
     return noise.copy_(hashed.view(torch.uint32)).mul_(below_one).log_().neg_()
 
 
+@lru_cache
+def _draw_width(num_columns: int) -> int:
+    """About ``DRAW_WIDTH``, and a divisor of the number of columns if there is one."""
+    return next((w for w in range(DRAW_WIDTH, 2 * DRAW_WIDTH) if num_columns % w == 0), DRAW_WIDTH)
+
+
 def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """Inverts the cumulative sum: the first cluster whose cumulative weight exceeds the uniform.
 
-    Long rows are searched in two steps, first among the sums of ``DRAW_WIDTH`` entries and then
-    within one of them, so that few entries need the float64 of a cumulative sum.
+    Long rows are searched in two steps, first among the sums of some ``DRAW_WIDTH`` entries and
+    then within one of them, so that few entries need the float64 of a cumulative sum.
 
     Args:
         weights: Unnormalised probabilities, ``[rows, K]``, each row with a positive sum.
@@ -75,13 +81,14 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     # Below one by more than a rounding, so that its product with a total is below that total.
     uniform = uniform.clamp(max=1 - 2.0**-52).unsqueeze(1)
     if num_columns <= 2 * DRAW_WIDTH:
-        cumulative = scratch.empty(*weights.shape, torch.float64, weights.device)
+        cumulative = scratch.empty(weights.size(0), num_columns, torch.float64, weights.device)
         torch.cumsum(weights, -1, dtype=torch.float64, out=cumulative)
         target = uniform.mul_(cumulative[:, -1:])
         return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 
-    whole = num_columns - num_columns % DRAW_WIDTH
-    sums = weights[:, :whole].unflatten(1, (-1, DRAW_WIDTH)).sum(-1)
+    width = _draw_width(num_columns)
+    whole = num_columns - num_columns % width
+    sums = weights[:, :whole].view(-1, whole // width, width).sum(-1)
     if whole < num_columns:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
@@ -89,15 +96,17 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     part = torch.searchsorted(cumulative, target, right=True)
     before = cumulative.sub_(sums).gather(1, part)
 
-    column = torch.arange(DRAW_WIDTH, device=weights.device) + part * DRAW_WIDTH
-    inner = weights.gather(1, column.clamp(max=num_columns - 1))
+    column = torch.arange(width, device=weights.device) + part.mul_(width)
     if whole < num_columns:
+        inner = weights.gather(1, column.clamp(max=num_columns - 1))
         inner.masked_fill_(column >= num_columns, 0)
+    else:
+        inner = weights.gather(1, column)
     inner = inner.cumsum(-1, dtype=torch.float64)
     # A float32 sum may differ from the float64 one by a rounding, in either direction.
     total = inner[:, -1:]
     target = torch.minimum(target.sub_(before).clamp_(min=0), total.nextafter(-total))
-    return torch.searchsorted(inner, target, right=True).add_(part.mul_(DRAW_WIDTH)).squeeze(1)
+    return torch.searchsorted(inner, target, right=True).add_(part).squeeze(1)
 
 
 def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -162,7 +162,9 @@ def test_mcdiarmid_asks_for_fewer_samples_of_a_larger_graph():
     for nodes in (10, 100, 1000, 100_000):
         ring = torch.stack([torch.arange(nodes), (torch.arange(nodes) + 1) % nodes])
         numbers.append(
-            samples_for_error(0.05, 0.1, 5, "mcdiarmid", edge_index=torch.cat([ring, ring.flip(0)], 1))
+            samples_for_error(
+                0.05, 0.1, 5, "mcdiarmid", edge_index=torch.cat([ring, ring.flip(0)], 1)
+            )
         )
     assert numbers == sorted(numbers, reverse=True)
     assert numbers[-1] == 1
@@ -258,9 +260,7 @@ def test_two_levels_do_not_have_the_product_for_a_mean():
     assert not torch.allclose(mean, composed.T @ adjacency @ composed)
     # What the theory says instead, given the first level.
     given = sum(
-        p * (
-            second.T @ (b - torch.diag(b.diag())) @ second + torch.diag(second.T @ b.diag())
-        )
+        p * (second.T @ (b - torch.diag(b.diag())) @ second + torch.diag(second.T @ b.diag()))
         for s, p in assignments(2, 2, first)
         for b in [s.T @ adjacency @ s]
     )

@@ -85,7 +85,7 @@ print((resident("VmHWM") - before) / given)
 """
 
 
-# So many edges that the allocator returns what is freed, and the high-water mark shows what is used.
+# So many edges that the allocator returns what is freed: the high-water mark is what was in use.
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
