@@ -57,6 +57,17 @@ def measure(case: str, peer: str, threads: int, graphs: Path | None, options) ->
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def read_results(file: Path) -> list[dict]:
+    """The finished measurements; a last line that a kill cut short is taken away."""
+    if not file.exists():
+        return []
+    lines = file.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        file.write_text("".join(lines[:-1]))
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
 def build_graphs(case: str, folder: Path, root: Path | None) -> Path | None:
     """Builds the graphs once for all processes; the largest are generated where they are used."""
     if case == "products":
@@ -91,7 +102,7 @@ def main() -> None:
 
     file = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = read_results(file)
     keys = {(r["round"], r["threads"], r["case"], r["peer"]) for r in done}
     # What did not fit once will not fit the next time.
     failed = {(r["threads"], r["case"], r["peer"]) for r in done if "failed" in r}

@@ -66,8 +66,11 @@ def value(record: dict, field: str) -> float:
 def _spread(ratios: list[float]) -> str:
     if not ratios:
         return "–"
-    middle = f"{statistics.median(ratios):.3g}"
-    return middle if len(ratios) == 1 else f"{middle} ({min(ratios):.3g}–{max(ratios):.3g})"
+    middle, low, high = (
+        f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
+        for number in (statistics.median(ratios), min(ratios), max(ratios))
+    )
+    return middle if len(ratios) == 1 else f"{middle} ({low}–{high})"
 
 
 def _seconds(seconds: float | None) -> str:
@@ -222,7 +225,8 @@ def write_report(records: list[dict], docs: Path) -> str:
     lines = [
         "Ratios are within a round of interleaved processes: median (least–most) over the rounds.",
         "Memory is the high-water mark of the resident set above what the imports take, its input",
-        "included. A floor has no memory or edges of its own: it only does arithmetic.",
+        "included. A floor has no memory or edges of its own: it only does arithmetic. A ratio without",
+        "a spread is of a single round. The bars are checked single-threaded.",
         "",
         *bars_table(results, threads),
     ]

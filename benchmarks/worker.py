@@ -34,8 +34,6 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
-    limit = int(options.limit_gib * 2**30)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     from cases import CASES, Graphs
     from peers import PEERS, Setting
@@ -45,6 +43,8 @@ def main() -> None:
     case = CASES[options.case]
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
     baseline = resident("VmRSS")
+    limit = resident("VmData") + int(options.limit_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     graphs = Graphs(**torch.load(options.graphs)) if options.graphs else case.build(None)
     x = graphs.features()

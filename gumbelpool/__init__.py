@@ -1,7 +1,7 @@
 """Sampled hard cluster pooling for PyTorch Geometric."""
 
 from gumbelpool.coarsen import coarsen_edges, coarsen_nodes, unpool
-from gumbelpool.diagnostics import Occupancy, occupancy
+from gumbelpool.diagnostics import Crispness, Occupancy, crispness, occupancy
 from gumbelpool.diffpool import DenseDiffPool
 from gumbelpool.expectation import (
     adjacency_variance,
@@ -17,6 +17,7 @@ from gumbelpool.validation import data_checks
 __version__ = "0.1.0"
 
 __all__ = [
+    "Crispness",
     "DenseDiffPool",
     "GumbelPool",
     "Occupancy",
@@ -24,6 +25,7 @@ __all__ = [
     "adjacency_variance",
     "coarsen_edges",
     "coarsen_nodes",
+    "crispness",
     "data_checks",
     "expected_adjacency",
     "expected_features",

@@ -4,6 +4,7 @@ Its output shapes depend on the data, and so do its loops; a compiled model keep
 eager mode the autograd Function of :mod:`gumbelpool.streaming` is called directly.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -14,6 +15,11 @@ from gumbelpool.coarsen import narrowest_dtype
 from gumbelpool.gradient import PooledGradients
 from gumbelpool.streaming import Inputs, Pooled, draw_seed, pool_backward, pool_forward
 from gumbelpool.validation import check_batch, check_edges, check_within_graphs
+
+# Two calls draw twice: a compiler must not make them one. (Older torch cannot be told.)
+_SEEDED: dict[str, Any] = {}
+if "tags" in inspect.signature(torch.library.custom_op).parameters:
+    _SEEDED["tags"] = (torch.Tag.nondeterministic_seeded,)
 
 # Operators take no dataclass, hence Plan's fields one by one, and no optional results, hence empty
 # tensors in their place.
@@ -29,9 +35,7 @@ def _plan(
     )  # fmt: skip
 
 
-@torch.library.custom_op(
-    "gumbelpool::pool", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
-)
+@torch.library.custom_op("gumbelpool::pool", mutates_args=(), **_SEEDED)
 def _pool(
     x: Tensor, edge_index: Tensor, edge_weight: Tensor | None, edge_attr: Tensor | None,
     batch: Tensor, source: Tensor, weight: Tensor | None, bias: Tensor | None,

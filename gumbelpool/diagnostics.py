@@ -1,4 +1,4 @@
-"""What a hard assignment looks like: is it collapsing?"""
+"""What a hard assignment looks like: is it collapsing, and how sharply does it divide?"""
 
 from typing import NamedTuple
 
@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from gumbelpool.coarsen import sum_rows
-from gumbelpool.validation import check_batch, check_cluster, check_one_graph_each
+from gumbelpool.validation import (
+    check_batch,
+    check_cluster,
+    check_edges,
+    check_features,
+    check_one_graph_each,
+    check_within_graphs,
+)
 
 
 class Occupancy(NamedTuple):
@@ -44,13 +51,7 @@ def occupancy(
             a supernode.
     """
     check_cluster(cluster, torch.iinfo(torch.int64).max)
-    check_batch(batch, batch_size, cluster.size(0))
-    if batch is None:
-        batch = torch.zeros_like(cluster)
-        batch_size = 1
-    if batch_size is None:
-        batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
-
+    batch, batch_size = _read_batch(cluster, batch, batch_size)
     _, supernode, members = torch.unique(cluster, return_inverse=True, return_counts=True)
     graph = torch.empty_like(members).scatter_(0, supernode, batch)
     check_one_graph_each(graph[supernode], batch)
@@ -63,3 +64,113 @@ def occupancy(
         .exp()
         .where(num_nodes > 0, share.new_zeros(())),
     )
+
+
+class Crispness(NamedTuple):
+    """How sharply a graph is divided by its clusters, each ``[B]``.
+
+    Attributes:
+        within_variance: Share of the variance of x that lies within clusters, in [0, 1]; zero where
+            all nodes of a cluster are alike, one where clusters say nothing about x.
+        cut: Share of the edge weight that joins different clusters, in [0, 1].
+        modularity: Weight inside the clusters beyond what the same degrees would put there by
+            chance, as a share of all; at most one, zero for a single cluster (`Newman 2006
+            <https://doi.org/10.1073/pnas.0601602103>`_; directed, `Leicht and Newman 2008
+            <https://doi.org/10.1103/PhysRevLett.100.118703>`_).
+        conductance: Weight that leaves a cluster, relative to the lesser of its volume and that of
+            the rest; mean over the clusters for which there is a rest.
+        density: Pooled edges over pairs of clusters in use, in [0, 1].
+    """
+
+    within_variance: Tensor
+    cut: Tensor
+    modularity: Tensor
+    conductance: Tensor
+    density: Tensor
+
+
+def crispness(
+    x: Tensor,
+    edge_index: Tensor,
+    cluster: Tensor,
+    edge_weight: Tensor | None = None,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+) -> Crispness:
+    """Measures how sharply clusters divide the features and the edges of each graph.
+
+    Args:
+        x: Node features, ``[N, F]``.
+        edge_index: Directed edges, ``[2, E]``, int64.
+        cluster: Supernode of each node, ``[N]``, int64, such as ``PoolOutput.cluster``. Nodes of
+            different graphs must not share one.
+        edge_weight: ``[E]``, not negative. (default: ones)
+        batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
+        batch_size: The number of graphs B. (default: read from ``batch``)
+
+    Returns:
+        :class:`Crispness`, in float64; zeros where a measure has nothing to measure.
+
+    Raises:
+        TypeError: If an argument has the wrong dtype.
+        ValueError: If shapes disagree, ids are out of range, ``batch`` is unsorted, two graphs
+            share a supernode, or an edge joins two graphs.
+    """
+    check_features("x", x)
+    check_edges(edge_index, edge_weight, None, x.size(0))
+    check_cluster(cluster, torch.iinfo(torch.int64).max, num_nodes=x.size(0))
+    batch, batch_size = _read_batch(cluster, batch, batch_size)
+    check_within_graphs(edge_index, batch)
+    _, cluster, members = torch.unique(cluster, return_inverse=True, return_counts=True)
+    graph = torch.empty_like(members).scatter_(0, cluster, batch)
+    check_one_graph_each(graph[cluster], batch)
+    count, x = members.numel(), x.double()
+
+    nodes = torch.bincount(batch, minlength=batch_size)
+    mean = sum_rows(x, batch, batch_size) / nodes.clamp(min=1).unsqueeze(1)
+    centre = sum_rows(x, cluster, count) / members.unsqueeze(1)
+    total = sum_rows((x - mean[batch]).square().sum(1), batch, batch_size)
+    within = sum_rows((x - centre[cluster]).square().sum(1), batch, batch_size)
+
+    weight = x.new_ones(edge_index.size(1)) if edge_weight is None else edge_weight.double()
+    row, col = cluster[edge_index]
+    inside = sum_rows(weight * (row == col), row, count)
+    out, into = sum_rows(weight, row, count), sum_rows(weight, col, count)
+    volume = out + into
+    all_weight = sum_rows(out, graph, batch_size)
+    chance = sum_rows(out * into, graph, batch_size)
+    share = _ratio(sum_rows(inside, graph, batch_size), all_weight)
+
+    rest = 2 * all_weight[graph] - volume
+    leaving = volume - 2 * inside
+    has_rest = (volume > 0) & (rest > 0)
+    each = _ratio(leaving, torch.minimum(volume, rest)) * has_rest
+    pooled = torch.unique(row * max(count, 1) + col) // max(count, 1)
+    used = torch.bincount(graph, minlength=batch_size)
+    return Crispness(
+        within_variance=_ratio(within, total),
+        cut=(1 - share) * (all_weight > 0),
+        modularity=share - _ratio(chance, all_weight.square()),
+        conductance=_ratio(
+            sum_rows(each, graph, batch_size), sum_rows(has_rest.double(), graph, batch_size)
+        ),
+        density=_ratio(
+            torch.bincount(graph[pooled], minlength=batch_size).double(), used.double().square()
+        ),
+    )
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole, and zero where the whole is."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)
+
+
+def _read_batch(
+    cluster: Tensor, batch: Tensor | None, batch_size: int | None
+) -> tuple[Tensor, int]:
+    check_batch(batch, batch_size, cluster.size(0))
+    if batch is None:
+        return torch.zeros_like(cluster), 1
+    if batch_size is None:
+        batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    return batch, batch_size

@@ -94,9 +94,8 @@ def pool_forward(
     assignment = Assignment.of(inputs.batch, local, plan)
     merger = assignment.merge_edges(inputs.edge_index)
     pooled = merger.pairs()
-    graph = pooled[0] // num_clusters if plan.num_graphs > 1 else None
-    if graph is not None:
-        pooled[1].add_(graph, alpha=num_clusters)
+    if plan.num_graphs > 1:
+        pooled[1].add_(pooled[0] // num_clusters, alpha=num_clusters)
     loop = pooled[0] == pooled[1]
     if inputs.edge_weight is None:
         edge_weight = merger.count.to(dtype)
