@@ -225,8 +225,8 @@ def write_report(records: list[dict], docs: Path) -> str:
     lines = [
         "Ratios are within a round of interleaved processes: median (least–most) over the rounds.",
         "Memory is the high-water mark of the resident set above what the imports take, its input",
-        "included. A floor has no memory or edges of its own: it only does arithmetic. A ratio without",
-        "a spread is of a single round. The bars are checked single-threaded.",
+        "included. A floor has no memory or edges of its own: it only does arithmetic. A ratio",
+        "without a spread is of a single round. The bars are checked single-threaded.",
         "",
         *bars_table(results, threads),
     ]
