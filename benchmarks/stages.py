@@ -17,6 +17,7 @@ from report import replace_section
 
 from gumbelpool import (
     assignment,
+    backward,
     edge_gradient,
     estimators,
     gradient,
@@ -33,14 +34,14 @@ STAGES = [
     (sampling, "draw", "  invert the cumulative sum"),
     (assignment.Assignment, "merge_edges", "merge edges"),
     (streaming, "sum_rows", "pool features"),
-    (streaming, "_score_backward", "backward of the scores"),
+    (backward, "_score_backward", "backward of the scores"),
     (assignment.Scorer, "softmax", "  softmax, here and in the draw"),
     (products.GraphProducts, "block", "  ⟨∂L/∂X', x⟩"),
     (edge_gradient.EdgeGradient, "add_to", "  edges' part of g"),
     (sampling, "exponential_noise", "  noise"),
     (estimators, "conditional_gumbel_softmax", "  softmax of the noisy logits"),
     (estimators, "softmax_vjp", "  its Jacobian"),
-    (streaming, "_add_exact", "  gradient of the entropy"),
+    (backward, "_add_exact", "  gradient of the entropy"),
     (gradient, "EdgeGradient", "order edges, make tables of G"),
 ]
 

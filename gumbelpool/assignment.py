@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gumbelpool import sampling, scratch
+from gumbelpool.adjacency import Edges
 from gumbelpool.coarsen import EdgeMerger, count_rows
 from gumbelpool.validation import check_row_maximum, data_checks_enabled
 
@@ -55,6 +56,39 @@ class Scores(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     limit: Tensor | None
+
+
+class Inputs(NamedTuple):
+    """What goes into the streamed pool, in the order of its autograd Function."""
+
+    x: Tensor
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
+    batch: Tensor
+    source: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    limit: Tensor | None
+
+    @property
+    def edges(self) -> Edges:
+        """The edges with what they carry."""
+        return Edges(self.edge_index, self.edge_weight, self.edge_attr)
+
+    @property
+    def scores(self) -> Scores:
+        """What the logits are made of."""
+        return Scores(self.source, self.weight, self.bias, self.limit)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that is computed in."""
+        dtype = torch.float32
+        for tensor in (self.x, self.edge_weight, self.edge_attr, self.source, self.weight):
+            if tensor is not None:
+                dtype = torch.promote_types(dtype, tensor.dtype)
+        return dtype
 
 
 class Assignment(NamedTuple):

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gumbelpool.assignment import Plan
+from gumbelpool.assignment import Inputs, Plan
+from gumbelpool.backward import pool_backward
 from gumbelpool.coarsen import narrowest_dtype
 from gumbelpool.gradient import PooledGradients
-from gumbelpool.streaming import Inputs, Pooled, draw_seed, pool_backward, pool_forward
+from gumbelpool.streaming import Pooled, draw_seed, pool_forward
 from gumbelpool.validation import check_batch, check_edges, check_within_graphs
 
 # Two calls draw twice: a compiler must not make them one. (Older torch cannot be told.)

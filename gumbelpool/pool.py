@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from gumbelpool.assignment import Plan
+from gumbelpool.assignment import Inputs, Plan
 from gumbelpool.coarsen import count_rows, sum_rows
 from gumbelpool.compiled import compiled_pool
 from gumbelpool.estimators import ESTIMATORS
@@ -14,7 +14,7 @@ from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
 from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
 from gumbelpool.sampling import rows_per_block
-from gumbelpool.streaming import Inputs, Pooled, streamed_pool
+from gumbelpool.streaming import Pooled, streamed_pool
 from gumbelpool.validation import (
     check_in,
     check_losses,

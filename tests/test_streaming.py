@@ -12,16 +12,26 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from gumbelpool import GumbelPool, assignment, coarsen, edge_gradient, products, sampling, scratch
+from gumbelpool import (
+    GumbelPool,
+    assignment,
+    coarsen,
+    edge_gradient,
+    edge_tables,
+    products,
+    sampling,
+    scratch,
+)
 
 EVERYTHING = {"weighted": True, "attr": 2, "loops": True, "duplicates": True}
 WAYS = {
-    "sparse G": [(edge_gradient, {"FILL": 0, "SMALL": 0})],
-    "sparse G in parts": [(edge_gradient, {"FILL": 0, "SMALL": 0, "EXPANDED": 3})],
+    "sparse G": [(edge_tables, {"FILL": 0, "SMALL": 0})],
+    "sparse G in parts": [(edge_tables, {"FILL": 0, "SMALL": 0, "EXPANDED": 3})],
     "edges in order": [(edge_gradient, {"FEW": 0})],
     "small windows": [(edge_gradient, {"FEW": 0, "WINDOW": 2})],
     "sparse G, small windows": [
-        (edge_gradient, {"FEW": 0, "WINDOW": 2, "FILL": 0, "SMALL": 0, "EXPANDED": 3})
+        (edge_gradient, {"FEW": 0, "WINDOW": 2}),
+        (edge_tables, {"FILL": 0, "SMALL": 0, "EXPANDED": 3}),
     ],
     "few edges at a time": [(coarsen, {"CHUNK": 3})],
     "sorted keys": [(coarsen, {"SMALL": 0})],
