@@ -8,6 +8,13 @@ from conftest import ESTIMATORS, assert_close, generator, make_batch
 
 from gumbelpool import GumbelPool
 
+# What torch's compiler warns of on its own account, as it looks at every object of a frame.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
+
 BACKENDS = [
     "aot_eager",
     pytest.param(
@@ -89,6 +96,10 @@ def test_bad_data_is_an_error_in_a_compiled_layer():
     far[1, 0] = 99
     with pytest.raises(ValueError, match="edge_index must lie in"):
         layer(**given | {"edge_index": far})
+    between = given["edge_index"].clone()
+    between[:, 0] = torch.tensor([0, 10])
+    with pytest.raises(ValueError, match="must not join two graphs"):
+        layer(**given | {"edge_index": between})
     with pytest.raises(ValueError, match="batch must be sorted"):
         layer(**given | {"batch": given["batch"].flip(0)})
 

@@ -73,6 +73,30 @@ def test_many_clusters_and_one_graph(estimator, channels):
     assert_gradients_agree(batch, {"estimator": estimator, "num_clusters": 33, "block_size": 5})
 
 
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+def test_large_logits_of_many_clusters_overflow_nothing(scale):
+    batch = make_batch((30,), weighted=True)
+    pool = GumbelPool(3, 20)
+    with torch.no_grad():
+        pool.lin.weight.mul_(scale)
+    given = {
+        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
+        for name, value in batch.arguments().items()
+    }
+    given["x"].requires_grad_()
+    uniforms = rand(30, seed=5)
+    with injected(uniforms):
+        out = pool(**given)
+    logits = (batch.x @ pool.lin.weight.double().T + pool.lin.bias.double()).detach()
+    assert (logits.abs().max() > 200) == (scale > 1)
+    assert torch.equal(out.cluster, oracle.draw(logits, uniforms).unique(return_inverse=True)[1])
+    expected = torch.special.entr(logits.softmax(-1)).sum(-1).mean()
+    assert_close(out.losses["entropy"].double(), expected, rtol=1e-4, atol=1e-5)
+    (out.x.square().sum() + out.loss).backward()
+    assert given["x"].grad.isfinite().all()
+    assert pool.lin.weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     "rows", [slice(0, 173), slice(3, 90), slice(0, 1), slice(70, 172)], ids=str
 )
@@ -104,11 +128,15 @@ def test_two_step_draw_inverts_the_cumulative_sum(num_clusters):
     assert torch.equal(drawn, oracle.draw(weights.log(), uniform))
 
 
-def test_two_step_draw_never_takes_a_weight_of_zero():
-    weights = torch.zeros(4000, 200)
-    columns = torch.randint(0, 200, (4000, 5), generator=generator(0))
-    weights.scatter_(1, columns, torch.rand(4000, 5, generator=generator(1)) * 1e-30 + 1e-38)
+@pytest.mark.parametrize("num_clusters", [200, 211])
+def test_two_step_draw_never_takes_a_weight_of_zero(num_clusters):
+    # Uniforms next to one, where a sum in float32 may be above or below that in float64.
+    weights = torch.zeros(4000, num_clusters)
+    columns = torch.randint(num_clusters - 40, num_clusters, (4000, 9), generator=generator(0))
+    weights.scatter_(1, columns, torch.rand(4000, 9, generator=generator(1)) * 1e-30 + 1e-38)
+    weights[::2, -1] = 1e-30  # what follows the last column must not be drawn in its place
     drawn = sampling.draw(weights, 1 - rand(4000, seed=2) * 1e-15)
+    assert drawn.max() < num_clusters
     assert (weights.gather(1, drawn.unsqueeze(1)) > 0).all()
 
 
