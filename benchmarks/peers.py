@@ -103,30 +103,20 @@ def sparse_products(setting: Setting) -> Step:
     return step
 
 
-def pyg_diff(setting: Setting) -> Step:
-    """PyG's ``dense_diff_pool``."""
-    head = torch.nn.Linear(NUM_FEATURES, setting.case.num_clusters)
+def _pyg(pool: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]) -> Callable[[Setting], Step]:
+    def make(setting: Setting) -> Step:
+        head = torch.nn.Linear(NUM_FEATURES, setting.case.num_clusters)
 
-    def step() -> tuple[Tensor, int]:
-        x, mask = to_dense_batch(setting.x, setting.batch)
-        adjacency = to_dense_adj(setting.graphs.edge_index, setting.batch)
-        x, adjacency, link, entropy = dense_diff_pool(x, adjacency, head(x), mask)
-        return _use(x, adjacency) + link + entropy, adjacency.numel()
+        def step() -> tuple[Tensor, int]:
+            x, mask = to_dense_batch(setting.x, setting.batch)
+            adjacency = to_dense_adj(setting.graphs.edge_index, setting.batch)
+            x, adjacency, first, second = pool(x, adjacency, head(x), mask)
+            return _use(x, adjacency) + first + second, adjacency.numel()
 
-    return step
+        return step
 
-
-def pyg_mincut(setting: Setting) -> Step:
-    """PyG's ``dense_mincut_pool``."""
-    head = torch.nn.Linear(NUM_FEATURES, setting.case.num_clusters)
-
-    def step() -> tuple[Tensor, int]:
-        x, mask = to_dense_batch(setting.x, setting.batch)
-        adjacency = to_dense_adj(setting.graphs.edge_index, setting.batch)
-        x, adjacency, cut, orthogonal = dense_mincut_pool(x, adjacency, head(x), mask)
-        return _use(x, adjacency) + cut + orthogonal, adjacency.numel()
-
-    return step
+    make.__doc__ = f"PyG's ``{pool.__name__}``, with both of its losses."
+    return make
 
 
 def _tgp(name: str) -> Callable[[Setting], Step]:
@@ -199,8 +189,8 @@ PEERS: dict[str, Callable[[Setting], Step]] = {
     "gumbelpool": gumbelpool,
     "composition": composition,
     "sparse products": sparse_products,
-    "PyG diff": pyg_diff,
-    "PyG mincut": pyg_mincut,
+    "PyG diff": _pyg(dense_diff_pool),
+    "PyG mincut": _pyg(dense_mincut_pool),
     "tgp diff": _tgp("diff"),
     "tgp diff_u": _tgp("diff_u"),
     "tgp mincut_u": _tgp("mincut_u"),

@@ -83,7 +83,8 @@ class EdgeMerger:
         if self.in_buckets:
             self.major = major.to(index_dtype(num_keys))
             self.minor = minor.to(index_dtype(num_keys))
-            buckets = torch.zeros(num_keys, dtype=index_dtype(num_edges), device=edge_index.device)
+            count_dtype = index_dtype(num_edges + 1)
+            buckets = torch.zeros(num_keys, dtype=count_dtype, device=edge_index.device)
             for edges in self._chunks():
                 key = self._key(edges)
                 buckets.index_add_(0, key, buckets.new_ones(1).expand(key.numel()))
@@ -92,7 +93,7 @@ class EdgeMerger:
         else:
             ordered, self.order = self._sorted_keys(num_major)
             self.key, count = torch.unique_consecutive(ordered, return_counts=True)
-            self.count = count.to(index_dtype(num_edges))
+            self.count = count.to(index_dtype(num_edges + 1))
 
     def _chunks(self) -> list[slice]:
         """Slices of the edges, so that what is computed for each edge takes little memory."""

@@ -40,7 +40,7 @@ def exponential_noise(like: Tensor, generator: torch.Generator | None) -> Tensor
 def _hashed_exponential(
     num_rows: int, num_columns: int, generator: torch.Generator | None
 ) -> Tensor:
-    r"""Exp(1) noise from few random words, some 20 times faster than ``exponential_`` on a CPU.
+    r"""Exp(1) noise from few random words, over ten times faster than ``exponential_`` on a CPU.
 
     Entry (i, j) is made of the word :math:`h_{ij} = m_i b_j \bmod 2^{32}`, with random odd
     :math:`m_i` and :math:`b_j`. Given :math:`m_i`, :math:`b_j \mapsto h_{ij}` is a bijection of the
@@ -84,7 +84,7 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
         cumulative = scratch.empty(weights.size(0), num_columns, torch.float64, weights.device)
         torch.cumsum(weights, -1, dtype=torch.float64, out=cumulative)
         target = uniform.mul_(cumulative[:, -1:])
-        return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+        return _search(cumulative, target).squeeze(1)
 
     width = _draw_width(num_columns)
     whole = num_columns - num_columns % width
@@ -93,7 +93,7 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
         sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], dim=1)
     cumulative = sums.cumsum(-1, dtype=torch.float64)
     target = uniform.mul_(cumulative[:, -1:])
-    part = torch.searchsorted(cumulative, target, right=True)
+    part = _search(cumulative, target)
     before = cumulative.sub_(sums).gather(1, part)
 
     column = torch.arange(width, device=weights.device) + part.mul_(width)
@@ -106,7 +106,14 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     # A float32 sum may differ from the float64 one by a rounding, in either direction.
     total = inner[:, -1:]
     target = torch.minimum(target.sub_(before).clamp_(min=0), total.nextafter(-total))
-    return torch.searchsorted(inner, target, right=True).add_(part).squeeze(1)
+    return _search(inner, target).add_(part).squeeze(1)
+
+
+def _search(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first column whose cumulative weight exceeds the target, ``[rows, 1]``."""
+    # Only a NaN is found nowhere; the caller reports it, and until then an id must be in range.
+    found = torch.searchsorted(cumulative, target, right=True)
+    return found.clamp_(max=cumulative.size(1) - 1)
 
 
 def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from gumbelpool import (
     edge_gradient,
     edge_tables,
     products,
+    sample_clusters,
     sampling,
     scratch,
 )
@@ -71,6 +72,18 @@ def test_every_way_gives_the_gradient_of_the_link_loss_alone(way, block_size):
 def test_many_clusters_and_one_graph(estimator, channels):
     batch = make_batch((14,), channels=channels, weighted=True, loops=True)
     assert_gradients_agree(batch, {"estimator": estimator, "num_clusters": 33, "block_size": 5})
+
+
+@pytest.mark.parametrize("num_clusters", [20, 64, 65, 100, 211])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_without_a_softmax_are_named_however_many_clusters(num_clusters, bad):
+    logits = torch.randn(30, num_clusters)
+    logits[7, 3] = bad
+    x, edge_index = torch.randn(30, 3), torch.zeros(2, 0, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"the largest entry of row 7 is {bad}"):
+        GumbelPool(3, num_clusters)(x, edge_index, logits=logits)
+    with pytest.raises(ValueError, match=f"the largest entry of row 7 is {bad}"):
+        sample_clusters(logits)
 
 
 @pytest.mark.parametrize("scale", [1.0, 300.0])
