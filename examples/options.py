@@ -128,6 +128,13 @@ def parser() -> argparse.ArgumentParser:
         help="temperature of gumbel's gradient",
     )
     pool.add_argument(
+        "--tau-end",
+        type=positive_float,
+        metavar="T",
+        help="lower (or raise) the temperature geometrically from --tau to this in the last epoch "
+        "(default: constant)",
+    )
+    pool.add_argument(
         "--losses",
         nargs="+",
         default=["link", "entropy", "balance"],
@@ -153,6 +160,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compute assignments with message passing of their own, as in DiffPool's paper "
         f"({', '.join(ASSIGNED)})",
+    )
+    pool.add_argument(
+        "--train-samples",
+        type=positive,
+        default=1,
+        metavar="M",
+        help=f"average the loss over M draws per step ({' and '.join(SAMPLED)})",
     )
     pool.add_argument(
         "--eval-samples",
@@ -283,5 +297,9 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--ratio has no meaning for --pool {args.pool}: give --num-clusters")
     if args.assign_gnn and args.pool not in ASSIGNED:
         raise InputError(f"--assign-gnn has no meaning for --pool {args.pool}")
+    if args.train_samples > 1 and args.pool not in SAMPLED:
+        raise InputError(f"--train-samples has no meaning for --pool {args.pool}")
+    if args.tau_end is not None and args.pool != "gumbel":
+        raise InputError(f"--tau-end has no meaning for --pool {args.pool}")
     if "none" in args.losses and len(args.losses) > 1:
         raise InputError("--losses none stands alone")

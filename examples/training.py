@@ -7,7 +7,7 @@ state needs to be stored. (Equal to the bit on CPU; CUDA's atomic sums are not r
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
+from gumbelpool import GumbelPool
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -39,6 +41,15 @@ class TrainingOptions:
     loss_weight: float
     eval_samples: int
     seed: int
+    train_samples: int = 1
+    tau: float = 1.0
+    tau_end: float | None = None
+
+    def tau_at(self, epoch: int) -> float:
+        """The temperature of an epoch, from 1: constant, or falling geometrically to `tau_end`."""
+        if self.tau_end is None or self.epochs == 1:
+            return self.tau
+        return self.tau * (self.tau_end / self.tau) ** ((epoch - 1) / (self.epochs - 1))
 
 
 class Score(NamedTuple):
@@ -57,11 +68,19 @@ def seed_for(seed: int, fold: int, epoch: int, process: int = 0) -> None:
     seed_everything(int(state[0]), verbose=False)
 
 
-def loss_of(model: nn.Module, batch: Batch, loss_weight: float) -> tuple[Tensor, Prediction]:
-    """The classification loss plus the poolers' auxiliary losses, and the prediction."""
-    prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
-    loss = F.cross_entropy(prediction.logits, batch.y) + loss_weight * prediction.loss
-    return loss, prediction
+def loss_of(
+    model: nn.Module, batch: Batch, loss_weight: float, samples: int = 1
+) -> tuple[Tensor, Prediction]:
+    """The classification loss plus the poolers' auxiliary losses, and the prediction.
+
+    The loss is the mean over `samples` draws, the prediction that of the last.
+    """
+    losses = []
+    for _ in range(samples):
+        prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
+        loss = F.cross_entropy(prediction.logits, batch.y)
+        losses.append(loss + loss_weight * prediction.loss)
+    return torch.stack(losses).mean(), prediction
 
 
 class Trainer:
@@ -73,6 +92,8 @@ class Trainer:
         num_classes: Graph classes.
         folder: Where checkpoints and models go.
         options: The training flags.
+        on_epoch: Called with the model and the number of epochs behind it, at the start and after
+            each epoch that this process trains.
     """
 
     def __init__(
@@ -82,12 +103,14 @@ class Trainer:
         num_classes: int,
         folder: RunFolder,
         options: TrainingOptions,
+        on_epoch: Callable[[nn.Module, int], None] | None = None,
     ) -> None:
         self.fabric = fabric
         self.graphs = graphs
         self.num_classes = num_classes
         self.folder = folder
         self.options = options
+        self.on_epoch = on_epoch
 
     def run(self, model: nn.Module, split: Split, fold: int) -> dict[str, Any]:
         """Train with early stopping on the validation part, then test the best model, once.
@@ -114,6 +137,8 @@ class Trainer:
             fabric.load(checkpoint, state, weights_only=True)
 
         validation = self._batches(split.validation)
+        if self.on_epoch is not None:
+            self.on_epoch(model, state["epoch"])
         with tqdm(
             total=options.epochs,
             initial=state["epoch"],
@@ -133,6 +158,8 @@ class Trainer:
                 state["epoch"] = epoch
                 state["seconds"] += time.perf_counter() - start
                 self._save(checkpoint, state)
+                if self.on_epoch is not None:
+                    self.on_epoch(model, epoch)
                 best = f"{state['best_accuracy']:.3f}"
                 bar.set_postfix(loss=f"{train_loss:.3f}", val=f"{score.accuracy:.3f}", best=best)
                 bar.update()
@@ -173,9 +200,12 @@ class Trainer:
         loader = fabric.setup_dataloaders(DataLoader(order, options.batch_size))
         seed_for(options.seed, fold, epoch, fabric.global_rank)
         model.train()
+        for module in model.modules():
+            if isinstance(module, GumbelPool):
+                module.tau = options.tau_at(epoch)
         mean_loss = MeanMetric().to(fabric.device)
         for batch in loader:
-            loss, _ = loss_of(model, batch, options.loss_weight)
+            loss, _ = loss_of(model, batch, options.loss_weight, options.train_samples)
             optimizer.zero_grad()
             fabric.backward(loss)
             optimizer.step()

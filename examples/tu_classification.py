@@ -110,16 +110,7 @@ def train(
     folder: RunFolder,
 ) -> None:
     """Train and test on the folds that have no result yet."""
-    options = TrainingOptions(
-        epochs=args.epochs,
-        patience=args.patience,
-        batch_size=args.batch_size,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
-        loss_weight=args.loss_weight,
-        eval_samples=args.eval_samples if args.pool in SAMPLED else 1,
-        seed=args.seed,
-    )
+    options = training_options(args)
     done = {result["fold"] for result in folder.finished()}
     for fold in folds:
         if fold not in done:
@@ -137,6 +128,23 @@ def train(
         if fabric.is_global_zero:
             folder.checkpoint(fold).unlink(missing_ok=True)
         fabric.barrier()
+
+
+def training_options(args: argparse.Namespace) -> TrainingOptions:
+    """The training flags."""
+    return TrainingOptions(
+        epochs=args.epochs,
+        patience=args.patience,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        loss_weight=args.loss_weight,
+        eval_samples=args.eval_samples if args.pool in SAMPLED else 1,
+        seed=args.seed,
+        train_samples=args.train_samples,
+        tau=args.tau,
+        tau_end=args.tau_end,
+    )
 
 
 def make_fabric(args: argparse.Namespace) -> Fabric:

@@ -15,6 +15,7 @@ from pathlib import Path
 import conftest  # noqa: F401, the import of PyG without its deprecation warning
 import datasets
 import models
+import options
 import pytest
 import torch
 import training
@@ -358,6 +359,40 @@ def test_eval_samples_averages_the_class_probabilities(tmp_path):
     assert scores[1].accuracy == 1.0
     mean = (torch.tensor([0.2, 0.0]).softmax(0)[1] + torch.tensor([0.0, 3.0]).softmax(0)[1]) / 2
     assert scores[1].loss == pytest.approx(-mean.log().item())
+
+
+def test_train_samples_averages_the_loss_over_draws():
+    graph = Data(
+        x=torch.ones(1, 1), edge_index=torch.zeros(2, 0, dtype=torch.long), y=torch.tensor([1])
+    )
+    batch = Batch.from_data_list([graph])
+    model = Alternating([0.2, 0.0], [0.0, 3.0])
+    single = [training.loss_of(model, batch, 0.0)[0] for _ in range(2)]
+    assert single[0] != single[1]
+    both, _ = training.loss_of(model, batch, 0.0, samples=2)
+    torch.testing.assert_close(both, (single[0] + single[1]) / 2)
+
+
+def test_temperature_falls_geometrically_to_its_end(tmp_path):
+    args = options.parser().parse_args(
+        [*SMALL, "--epochs", "3", "--tau", "2", "--tau-end", "0.5", "--out", str(tmp_path)]
+    )
+    seen = []
+    dataset = datasets.load("hierarchy", None, num_graphs=args.num_graphs, seed=0)
+    trainer = training.Trainer(
+        Fabric(accelerator="cpu", devices=1), dataset.graphs, dataset.num_classes,
+        RunFolder(tmp_path), tu_classification.training_options(args),
+        lambda model, epoch: seen.append((epoch, model.poolers[1].pool.tau)),
+    )  # fmt: skip
+    split = datasets.make_splits(dataset, args.folds, args.seed)[0]
+    trainer.run(tu_classification.build_model(args, dataset), split, 0)
+    assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
+    assert [tau for _, tau in seen] == pytest.approx([2, 2, 1, 0.5])
+
+
+def test_flags_of_the_draw_are_refused_where_there_is_none(capsys):
+    for flags in (["--train-samples", "2"], ["--tau-end", "0.5"]):
+        assert flags[0] in one_line_error(capsys, "--pool", "diffpool", *flags)
 
 
 # Data

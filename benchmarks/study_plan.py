@@ -1,0 +1,190 @@
+"""What the study runs: which poolers and settings, on which datasets and folds, how long."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+DATASETS = ("MUTAG", "ENZYMES", "PROTEINS", "IMDB-BINARY", "NCI1", "DD", "hierarchy")
+FOLDS = 10
+FEW_FOLDS = 5  # of everything but the main table
+# Epochs, patience, batch size, and the folds on which learning rates are tried: alike for all
+# poolers. DD's largest graph has 5,748 nodes, which dense poolers hold as a matrix per graph.
+BUDGETS = {
+    "MUTAG": (60, 30, 32, (0, 1)),
+    "ENZYMES": (60, 30, 32, (0, 1)),
+    "PROTEINS": (40, 15, 32, (0, 1)),
+    "IMDB-BINARY": (40, 15, 32, (0, 1)),
+    "NCI1": (40, 15, 32, (0,)),
+    "DD": (20, 8, 8, (0,)),
+    "hierarchy": (40, 20, 32, (0, 1)),
+}
+RATES = ("0.001", "0.003", "0.01")
+RATE = "0.003"  # of everything but the main table
+ESTIMATORS = ("gumbel", "gumbel_rao", "straight_through", "gst", "reinmax")
+OTHERS = (
+    "diffpool", "mincut", "topk", "sag", "asap", "kmis", "maxcut", "bnpool", "random", "none",
+)  # fmt: skip
+POOLERS: dict[str, list[str]] = {
+    "gumbel": ["--pool", "gumbel"],
+    **{name: ["--pool", name] for name in OTHERS},
+    **{
+        f"gumbel, {name}": ["--pool", "gumbel", "--estimator", name]
+        for name in ESTIMATORS
+        if name != "gumbel"
+    },
+}
+LOSSES = {  # beside all three, which is what the examples train with
+    "none": ["none"],
+    "link, entropy": ["link", "entropy"],
+    "balance": ["balance"],
+}
+SAMPLES = (1, 2, 4, 8, 16)
+LEVELS = range(1, 7)
+
+
+class Unit(NamedTuple):
+    """One training run: a setting on a fold."""
+
+    name: str  # what the tables call the setting
+    flags: tuple[str, ...]  # of examples/tu_classification.py, the dataset and the seed among them
+    fold: int
+
+    @property
+    def key(self) -> str:
+        """What makes a run the same run, in whichever experiments it appears."""
+        return json.dumps([" ".join(self.flags), self.fold])
+
+
+class Plan:
+    """The experiments as lists of units.
+
+    Args:
+        done: Records of finished runs by key; learning rates are chosen from them.
+        seed: For everything random.
+        folds: The most folds that any experiment runs.
+        epochs: The most epochs of any run.
+    """
+
+    def __init__(
+        self,
+        done: dict[str, dict[str, Any]],
+        seed: int = 0,
+        folds: int = FOLDS,
+        epochs: int | None = None,
+    ) -> None:
+        self.done, self.seed, self.folds, self.epochs = done, seed, folds, epochs
+
+    def unit(self, dataset: str, name: str, flags: list[str], fold: int, rate: str = RATE) -> Unit:
+        """A setting with the budget that all poolers have on the dataset."""
+        epochs, patience, batch_size, _ = BUDGETS[dataset]
+        epochs = min(epochs, self.epochs or epochs)
+        shared = {"epochs": epochs, "patience": patience, "batch-size": batch_size, "lr": rate}
+        words = ["--dataset", dataset, *flags]
+        for flag, value in (shared | {"seed": self.seed}).items():
+            if f"--{flag}" not in flags:
+                words += [f"--{flag}", str(value)]
+        return Unit(name, tuple(words), fold)
+
+    def trials(self, dataset: str, name: str) -> dict[str, list[Unit]]:
+        """The runs that decide on a pooler's learning rate."""
+        folds = [fold for fold in BUDGETS[dataset][-1] if fold < self.folds]
+        return {
+            rate: [self.unit(dataset, name, POOLERS[name], fold, rate) for fold in folds]
+            for rate in RATES
+        }
+
+    def rate(self, dataset: str, name: str) -> str | None:
+        """The learning rate with the best mean validation accuracy, once all trials are done."""
+        means = {}
+        for rate, units in self.trials(dataset, name).items():
+            found = [self.done.get(unit.key) for unit in units]
+            if not all(found):
+                return None
+            if not any("failed" in record for record in found if record):
+                means[rate] = statistics.mean(r["val_accuracy"] for r in found if r)
+        return max(means, key=means.__getitem__) if means else None
+
+    def main(self, dataset: str) -> Iterator[Unit]:
+        """All poolers on all folds, after the trials of their learning rates."""
+        for name in POOLERS:
+            for units in self.trials(dataset, name).values():
+                yield from units
+        for fold in range(self.folds):
+            for name, flags in POOLERS.items():
+                rate = self.rate(dataset, name)
+                if rate is not None:
+                    yield self.unit(dataset, name, flags, fold, rate)
+
+    def chosen(self, dataset: str) -> Iterator[Unit]:
+        """The runs of the main table: of each pooler, those with its learning rate."""
+        for name, flags in POOLERS.items():
+            rate = self.rate(dataset, name)
+            for fold in range(self.folds):
+                if rate is not None:
+                    yield self.unit(dataset, name, flags, fold, rate)
+
+    def cost(self, dataset: str) -> Iterator[Unit]:
+        """Time and memory: a few epochs of each pooler, to be run with nothing beside them."""
+        for fold in range(min(3, self.folds)):
+            for name, flags in POOLERS.items():
+                yield self.unit(dataset, name, [*flags, "--epochs", "3"], fold)
+
+    def collapse(self, dataset: str) -> Iterator[Unit]:
+        """Clusters in use: loss sets, estimators, heads, assignment networks; and DiffPool's."""
+        gumbel, diffpool = ["--pool", "gumbel"], ["--pool", "diffpool"]
+        settings = {"diffpool": diffpool, "gumbel": gumbel}
+        for losses, names in LOSSES.items():
+            settings[f"losses: {losses}"] = [*gumbel, "--losses", *names]
+        settings["losses: all, weight 1"] = [*gumbel, "--loss-weight", "1"]
+        for estimator in ESTIMATORS[1:]:
+            settings[f"estimator: {estimator}"] = [*gumbel, "--estimator", estimator]
+        for head in ("orthogonal", "cosine"):
+            settings[f"head: {head}"] = ["--pool", f"gumbel-{head}"]
+        settings["own network"] = [*gumbel, "--assign-gnn"]
+        settings["diffpool, own network"] = [*diffpool, "--assign-gnn"]
+        yield from self._few(dataset, settings)
+
+    def temperature(self, dataset: str) -> Iterator[Unit]:
+        """Constant, and annealed geometrically from the first to the last epoch."""
+        settings = {}
+        for start, end in (
+            ("0.3", None), ("0.5", None), ("1", None), ("2", None), ("2", "0.5"), ("1", "0.1"),
+        ):  # fmt: skip
+            flags = ["--pool", "gumbel", "--tau", start] if start != "1" else ["--pool", "gumbel"]
+            settings[f"{start} → {end}" if end else start] = [
+                *flags, *(["--tau-end", end] if end else []),
+            ]  # fmt: skip
+        yield from self._few(dataset, settings)
+
+    def samples(self, dataset: str) -> Iterator[Unit]:
+        """Draws per step of training; every run is tested with each number of draws."""
+        settings = {
+            str(count): ["--pool", "gumbel"] + ["--train-samples", str(count)] * (count > 1)
+            for count in SAMPLES
+        }
+        yield from self._few(dataset, settings)
+
+    def depth(self, dataset: str) -> Iterator[Unit]:
+        """One to six levels, each with half the clusters of the one before."""
+        settings = {}
+        for levels in LEVELS:
+            clusters = [str(64 >> level) for level in range(levels)]
+            for pool in ("gumbel", "diffpool"):
+                settings[f"{pool}, {levels}"] = ["--pool", pool, "--num-clusters", *clusters]
+        yield from self._few(dataset, settings)
+
+    def _few(self, dataset: str, settings: dict[str, list[str]]) -> Iterator[Unit]:
+        for fold in range(min(FEW_FOLDS, self.folds)):
+            for name, flags in settings.items():
+                yield self.unit(dataset, name, flags, fold)
+
+
+EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, ...]]] = {
+    "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
+    "main": (Plan.main, DATASETS),
+    "samples": (Plan.samples, ("ENZYMES", "hierarchy")),
+    "temperature": (Plan.temperature, ("ENZYMES", "hierarchy")),
+    "depth": (Plan.depth, ("ENZYMES", "PROTEINS")),
+    "cost": (Plan.cost, DATASETS),
+}

@@ -1,0 +1,320 @@
+"""Turns the runs of the study into the tables of docs/results.md; study_plots.py draws."""
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import study_plots
+from report import replace_section
+from study_plan import DATASETS, EXPERIMENTS, LEVELS, POOLERS, SAMPLES, Plan
+from study_results import Runs, accuracies, collect, compare, holm, main_runs, ranks, succeeded
+
+# Test accuracy, mean ± std over the same ten folds: Errica et al., ICLR 2020.
+PUBLISHED = {
+    "DiffPool, published": {
+        "DD": "75.0 ± 3.5", "NCI1": "76.9 ± 1.9", "PROTEINS": "73.7 ± 3.5",
+        "ENZYMES": "59.5 ± 5.6", "IMDB-BINARY": "68.4 ± 3.3",
+    },
+    "GIN, published": {
+        "DD": "75.3 ± 2.9", "NCI1": "80.0 ± 1.4", "PROTEINS": "73.3 ± 4.0",
+        "ENZYMES": "59.6 ± 4.5", "IMDB-BINARY": "71.2 ± 3.9",
+    },
+    "no graph structure, published": {
+        "DD": "78.4 ± 4.5", "NCI1": "69.8 ± 2.2", "PROTEINS": "75.8 ± 3.7",
+        "ENZYMES": "65.2 ± 6.4", "IMDB-BINARY": "70.8 ± 5.0",
+    },
+}  # fmt: skip
+
+
+def spread(values: Iterable[float], digits: int = 1) -> str:
+    """Mean ± standard deviation."""
+    numbers = list(values)
+    if not numbers:
+        return "–"
+    return f"{np.mean(numbers):.{digits}f} ± {np.std(numbers):.{digits}f}"
+
+
+def mean_of(folds: dict[int, dict[str, Any]], *path: str | int, digits: int = 2) -> str:
+    """Mean over the folds of a field of a field of the record."""
+    values = []
+    for record in succeeded(folds).values():
+        found: Any = record
+        for step in path:
+            if isinstance(found, dict) and step not in found:
+                return "–"
+            found = found[step]
+        values.append(found)
+    return f"{np.mean(values):.{digits}f}" if values else "–"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Markdown."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
+
+
+def accuracy_table(runs: dict[str, Runs]) -> list[str]:
+    """The main table."""
+    if not runs:
+        return []
+    rank = ranks(runs)
+    rows = []
+    for name in POOLERS:
+        cells = []
+        for found in runs.values():
+            values = accuracies(found.get(name, {}))
+            most = max(len(accuracies(folds)) for folds in found.values())
+            fewer = f" ({len(values)})" if 0 < len(values) < most else ""
+            cells.append(spread(values.values()) + fewer)
+        rows.append([name, *cells, f"{rank[name]:.1f}" if name in rank else "–"])
+    rows += [
+        [name, *(figures.get(dataset, "–") for dataset in runs), ""]
+        for name, figures in PUBLISHED.items()
+    ]
+    folds = {
+        dataset: max(len(accuracies(folds)) for folds in found.values())
+        for dataset, found in runs.items()
+    }
+    heads = [f"{dataset} ({folds[dataset]})" for dataset in runs]
+    failed = [
+        f"{dataset}, {name}: {record['failed']}"
+        for dataset, found in runs.items()
+        for name, by_fold in found.items()
+        for record in list(by_fold.values())[:1]
+        if "failed" in record
+    ]
+    return [
+        "Test accuracy in percent, mean ± standard deviation over the folds whose number is in",
+        "parentheses. Rank: mean over the real datasets.",
+        "",
+        *table(["", *heads, "rank"], rows),
+        *[f"- failed: {text}" for text in failed],
+    ]
+
+
+def test_table(runs: dict[str, Runs]) -> list[str]:
+    """Gumbel against each other pooler, fold by fold."""
+    columns: dict[str, dict[str, str]] = {}
+    for dataset, found in runs.items():
+        ours = accuracies(found.get("gumbel", {}))
+        others = {
+            name: compare(ours, accuracies(found[name]))
+            for name in POOLERS
+            if name != "gumbel" and len(ours.keys() & accuracies(found.get(name, {})).keys()) > 5
+        }
+        corrected = holm([p for _, p in others.values()])
+        columns[dataset] = {
+            name: f"{difference:+.1f} ({p:.2g})" + ("*" if p < 0.05 else "")
+            for (name, (difference, _)), p in zip(others.items(), corrected, strict=True)
+        }
+    columns = {dataset: column for dataset, column in columns.items() if column}
+    if not columns:
+        return []
+    rows = [
+        [name, *(column.get(name, "–") for column in columns.values())]
+        for name in POOLERS
+        if name != "gumbel"
+    ]
+    return [
+        "gumbel minus the other, points of accuracy, and in parentheses p of Wilcoxon's paired",
+        "test over the folds, Holm-corrected within each dataset; * where p < 0.05.",
+        "",
+        *table(["gumbel against", *columns], rows),
+    ]
+
+
+def cost_table(plan: Plan) -> list[str]:
+    """Time, memory and size, measured alone."""
+    runs = {dataset: collect(plan, plan.cost(dataset)) for dataset in DATASETS}
+    lines: list[str] = []
+    for title, cell in (
+        ("Seconds per epoch (validation included), median", lambda f: seconds(f)),
+        ("Peak memory in MB, above the imports and the dataset, median", lambda f: megabytes(f)),
+        ("Directed edges per test graph: of the input, then after each level", lambda f: edges(f)),
+    ):
+        found = {dataset: f for dataset, f in runs.items() if f}
+        if found:
+            rows = [
+                [name, *(cell(succeeded(f.get(name, {}))) for f in found.values())]
+                for name in POOLERS
+            ]
+            lines += [f"**{title}**", "", *table(["", *found], rows)]
+    return lines
+
+
+def seconds(folds: dict[int, dict[str, Any]]) -> str:
+    """Median over the runs."""
+    values = [record["seconds_per_epoch"] for record in folds.values()]
+    return f"{statistics.median(values):.2f}" if values else "–"
+
+
+def megabytes(folds: dict[int, dict[str, Any]]) -> str:
+    """Median over the runs."""
+    values = [record["peak_bytes"] / 1e6 for record in folds.values()]
+    return f"{statistics.median(values):.0f}" if values else "–"
+
+
+def edges(folds: dict[int, dict[str, Any]]) -> str:
+    """Mean over the runs, level by level."""
+    values = [record["edges"] for record in folds.values()]
+    return " > ".join(f"{value:.0f}" for value in np.mean(values, 0)) if values else "–"
+
+
+def samples_table(plan: Plan, dataset: str) -> list[str]:
+    """Draws in training against draws in evaluation."""
+    runs = collect(plan, plan.samples(dataset))
+    rows = []
+    for name, folds in runs.items():
+        done = succeeded(folds)
+        cells = [spread(accuracies(folds).values())]
+        for count in SAMPLES:
+            drawn = [100 * r["sampled"][str(count)]["accuracy"] for r in done.values()]
+            cells.append(spread(drawn))
+        cost = [r["seconds_per_epoch"] for r in done.values()]
+        rows.append([name, *cells, f"{statistics.median(cost):.2f}" if cost else "–"])
+    return _section(
+        dataset,
+        runs,
+        table(
+            ["draws in training", "likeliest", *(f"{m} drawn" for m in SAMPLES), "s per epoch"],
+            rows,
+        ),
+    )
+
+
+def collapse_table(plan: Plan, dataset: str) -> list[str]:
+    """Use of clusters at the start and at the end, and what it did for the accuracy."""
+    runs = collect(plan, plan.collapse(dataset))
+    rows = []
+    for name, folds in runs.items():
+        cells = [spread(accuracies(folds).values()), mean_of_percent(folds, "val_accuracy")]
+        for moment in (0, -1):
+            for field in ("drawn perplexity", "likeliest perplexity", "likeliest largest_share"):
+                cells.append(mean_of(folds, "trace", moment, field))
+        cells += [mean_of(folds, "trace", -1, "likeliest used")]
+        cells += [mean_of(folds, "trace", 0, "entropy"), mean_of(folds, "trace", -1, "entropy")]
+        rows.append([name, *cells])
+    head = [
+        "", "test %", "validation %", "start: perplexity, drawn", "likeliest", "largest share",
+        "end: perplexity, drawn", "likeliest", "largest share", "used", "entropy at the start",
+        "end",
+    ]  # fmt: skip
+    return _section(dataset, runs, table(head, rows))
+
+
+def mean_of_percent(folds: dict[int, dict[str, Any]], field: str) -> str:
+    """Mean of a share, in percent."""
+    values = [100 * record[field] for record in succeeded(folds).values()]
+    return f"{np.mean(values):.1f}" if values else "–"
+
+
+def temperature_table(plan: Plan, dataset: str) -> list[str]:
+    """Accuracy by schedule."""
+    runs = collect(plan, plan.temperature(dataset))
+    rows = [
+        [
+            name,
+            spread(accuracies(folds).values()),
+            mean_of_percent(folds, "val_accuracy"),
+            mean_of(folds, "inside", "likeliest used"),
+            mean_of(folds, "inside", "entropy"),
+        ]
+        for name, folds in runs.items()
+    ]
+    head = ["τ", "test %", "validation %", "clusters used", "entropy of a node"]
+    return _section(dataset, runs, table(head, rows))
+
+
+def depth_table(plan: Plan, dataset: str) -> list[str]:
+    """Accuracy, memory and edges by number of levels."""
+    runs = collect(plan, plan.depth(dataset))
+    rows = []
+    for levels in LEVELS:
+        for pool in ("gumbel", "diffpool"):
+            folds = succeeded(runs.get(f"{pool}, {levels}", {}))
+            if folds:
+                rows.append(
+                    [
+                        str(levels), pool, spread(accuracies(folds).values()),
+                        mean_of(folds, "parameters", digits=0), megabytes(folds), edges(folds),
+                    ]
+                )  # fmt: skip
+    head = ["levels", "", "test %", "parameters", "peak MB", "edges per test graph, by level"]
+    return _section(dataset, runs, table(head, rows))
+
+
+def crispness_table(plan: Plan, dataset: str, found: Runs) -> list[str]:
+    """Of the first level on test graphs: how sharp, how dense, how many bytes."""
+    rows = []
+    for name in ("gumbel", "gumbel, reinmax", "diffpool", "mincut", "random"):
+        folds = succeeded(found.get(name, {}))
+        if not folds:
+            continue
+        nodes, edge_count = (
+            np.mean([record[field] for record in folds.values()], 0) for field in ("nodes", "edges")
+        )
+        dense = name in ("diffpool", "mincut")
+        clusters = 16  # of the first level, in examples/
+        size = (
+            [4 * nodes[0] * clusters + 4 * clusters**2] * 2
+            if dense
+            else [8 * nodes[0] + 20 * edge_count[1], nodes[0] + 2 * edge_count[1]]
+        )
+        rows.append(
+            [
+                name,
+                mean_of(folds, "inside", "entropy"),
+                *(
+                    mean_of(folds, "inside", f"likeliest {field}")
+                    for field in ("within_variance", "modularity", "conductance")
+                ),
+                f"{edge_count[1] / nodes[1] ** 2:.2f}",
+                f"{edge_count[1]:.1f}",
+                f"{size[0]:.0f}",
+                f"{size[1]:.0f}",
+            ]
+        )
+    head = [
+        "", "entropy of a node", "variance within clusters", "modularity", "conductance",
+        "density of the pooled graph", "pooled edges", "bytes of S and A'", "least bytes, binary",
+    ]  # fmt: skip
+    return _section(dataset, found, table(head, rows))
+
+
+def _section(dataset: str, runs: Runs, lines: list[str]) -> list[str]:
+    folds = sorted({len(succeeded(by_fold)) for by_fold in runs.values()} - {0})
+    if not folds:
+        return []
+    count = f"{folds[0]} to {folds[-1]}" if len(folds) > 1 else str(folds[0])
+    return [f"**{dataset}**, {count} fold{'' if count == '1' else 's'}", "", *lines]
+
+
+def write_report(plan: Plan, docs: Path) -> str:
+    """Puts each table between its marks in docs/results.md, and gives all their text."""
+    docs.mkdir(exist_ok=True, parents=True)
+    runs = main_runs(plan)
+    sections = {
+        "study": [*accuracy_table(runs), *test_table(runs)],
+        "study cost": cost_table(plan),
+    }
+    for name, make in (
+        ("samples", samples_table),
+        ("collapse", collapse_table),
+        ("temperature", temperature_table),
+        ("depth", depth_table),
+    ):
+        _, datasets = EXPERIMENTS[name]
+        sections[f"study {name}"] = [line for d in datasets for line in make(plan, d)]
+    sections["study crispness"] = [
+        line for dataset, found in runs.items() for line in crispness_table(plan, dataset, found)
+    ]
+    texts = []
+    for name, lines in sections.items():
+        if lines:
+            texts.append("\n".join(lines).rstrip())
+            replace_section(docs, name, texts[-1])
+    study_plots.draw_all(plan, runs, docs)
+    return "\n\n".join(texts)

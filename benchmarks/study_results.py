@@ -1,0 +1,69 @@
+"""Reads the runs of the study: by setting and fold, accuracies, ranks, paired tests."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from study_plan import DATASETS, POOLERS, Plan, Unit
+
+Runs = dict[str, dict[int, dict[str, Any]]]  # setting, fold, record
+
+SYNTHETIC = ("hierarchy",)  # shown beside the real datasets, not counted in the mean rank
+
+
+def collect(plan: Plan, units: Iterable[Unit]) -> Runs:
+    """The finished runs among the units."""
+    runs: Runs = {}
+    for unit in units:
+        record = plan.done.get(unit.key)
+        if record is not None:
+            runs.setdefault(unit.name, {})[unit.fold] = record
+    return runs
+
+
+def succeeded(folds: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The runs of a setting that did not fail."""
+    return {fold: record for fold, record in folds.items() if "failed" not in record}
+
+
+def accuracies(folds: dict[int, dict[str, Any]]) -> dict[int, float]:
+    """Test accuracy in percent, by fold."""
+    return {fold: 100 * record["test_accuracy"] for fold, record in succeeded(folds).items()}
+
+
+def main_runs(plan: Plan) -> dict[str, Runs]:
+    """By dataset, the runs with the chosen learning rates; datasets without any are left out."""
+    found = {dataset: collect(plan, plan.chosen(dataset)) for dataset in DATASETS}
+    return {dataset: runs for dataset, runs in found.items() if runs}
+
+
+def ranks(runs: dict[str, Runs]) -> dict[str, float]:
+    """Mean rank of each pooler over the real datasets, among those that have a result on all."""
+    real = [found for dataset, found in runs.items() if dataset not in SYNTHETIC]
+    everywhere = [name for name in POOLERS if all(accuracies(f.get(name, {})) for f in real)]
+    if not real or not everywhere:
+        return {}
+    means = [[-np.mean(list(accuracies(f[name]).values())) for name in everywhere] for f in real]
+    return dict(zip(everywhere, np.mean([stats.rankdata(row) for row in means], 0), strict=True))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's step-down correction."""
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for turn, index in enumerate(np.argsort(p_values)):
+        highest = max(highest, min(1.0, (len(p_values) - turn) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def compare(ours: dict[int, float], theirs: dict[int, float]) -> tuple[float, float]:
+    """Mean difference over the folds that both have, and Wilcoxon's two-sided p."""
+    shared = sorted(ours.keys() & theirs.keys())
+    differences = np.array([ours[fold] - theirs[fold] for fold in shared])
+    if not differences.any():
+        return 0.0, 1.0
+    # Zero differences count half to each side (Pratt): accuracies on small folds tie often.
+    p = stats.wilcoxon(differences, zero_method="zsplit").pvalue
+    return float(differences.mean()), float(p)

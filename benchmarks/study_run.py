@@ -1,0 +1,169 @@
+"""One run of the study: train, test, look inside. The study gives each a process of its own.
+
+The network, the poolers, the data and the training loop are those of examples/.
+"""
+
+import argparse
+import copy
+import dataclasses
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+from torch_geometric.nn import BatchNorm
+from torch_geometric.utils import scatter
+from worker import resident
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import options
+import poolers
+import study_poolers
+import tu_classification as example
+from datasets import GraphDataset, load, make_splits, read_splits, standardised
+from run_folder import RunFolder
+from training import Trainer, seed_for
+
+from gumbelpool import (
+    DenseDiffPool,
+    GumbelPool,
+    crispness,
+    occupancy,
+    sample_clusters,
+)
+
+REFERENCE = "gumbel"  # whose number of parameters the others are given, by their width
+BUDGET = 0.05
+EVAL_SAMPLES = (1, 2, 4, 8, 16)
+LOOK_AT = 128  # graphs that a look inside takes
+
+
+def parameters(model: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def within_budget(args: argparse.Namespace, dataset: GraphDataset) -> tuple[int, int]:
+    """The reference's number of parameters, and the width that brings `args.pool` closest to it."""
+
+    def count(**changed: Any) -> int:
+        flags = argparse.Namespace(**(vars(args) | changed))
+        return parameters(example.build_model(flags, dataset))
+
+    wanted = count(pool=REFERENCE)
+    # The count grows with the width: bisect for the first that is too wide.
+    low, high = 1, 2 * args.hidden
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if count(hidden=middle) < wanted else (low, middle)
+    off = {width: abs(count(hidden=width) / wanted - 1) for width in (max(low - 1, 1), low)}
+    best = min(off, key=off.__getitem__)
+    if off[best] > BUDGET:
+        raise ValueError(f"no width brings {args.pool} within {BUDGET:.0%} of {wanted} parameters")
+    return wanted, best
+
+
+class Probe:
+    """Records the scores that the first pooling layer draws or mixes by, [N, K]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.scores: Tensor | None = None
+        pool = getattr(model.poolers[0], "pool", None)
+        if isinstance(pool, (GumbelPool, DenseDiffPool)):
+            pool.register_forward_pre_hook(self._record, with_kwargs=True)
+
+    def _record(self, pool: nn.Module, given: tuple, named: dict[str, Any]) -> None:
+        logits, scored = named.get("logits"), named.get("assign_x")
+        if logits is None:
+            logits = pool.lin(given[0] if scored is None else scored)
+        self.scores = logits.detach()
+
+
+@torch.no_grad()
+def look(model: nn.Module, batch: Batch, statistics_of_batch: bool = False) -> dict[str, float]:
+    """The first level on a batch of graphs: use of clusters and crispness; means over graphs.
+
+    `likeliest` is what eval() takes, `drawn` one draw, of the same scores. A model that has not
+    been trained has no batch-norm statistics to speak of: `statistics_of_batch` takes the batch's.
+    """
+    model = copy.deepcopy(model).eval()
+    if statistics_of_batch:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.train()
+    probe = Probe(model)
+    level = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs).levels[0]
+    clusters = {"likeliest": level.cluster}
+    found: dict[str, Tensor] = {}
+    if probe.scores is not None:
+        first = batch.batch * probe.scores.size(1)
+        clusters["drawn"] = first + sample_clusters(probe.scores)
+        entropy = torch.special.entr(probe.scores.softmax(-1)).sum(-1)
+        found["entropy"] = scatter(entropy, batch.batch, 0, batch.num_graphs, "mean")
+    for kind, cluster in clusters.items():
+        if (cluster < 0).any():  # dropped nodes have no cluster
+            continue
+        measures = occupancy(cluster, batch.batch, batch.num_graphs)._asdict()
+        measures |= crispness(
+            batch.x, batch.edge_index, cluster, None, batch.batch, batch.num_graphs
+        )._asdict()
+        found |= {f"{kind} {name}": value for name, value in measures.items()}
+    return {name: round(value.double().mean().item(), 5) for name, value in found.items()}
+
+
+def run(unit: dict[str, Any]) -> dict[str, Any]:
+    """Trains and tests on one fold; `unit` holds its flags, fold, root and splits."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    study_poolers.register()
+    args = options.parser().parse_args(unit["flags"])
+    options.check(args)
+    root = Path(unit["root"]) if unit["root"] else None
+    dataset = load(args.dataset, root, num_graphs=args.num_graphs, seed=args.seed)
+    if unit["splits"]:
+        splits = read_splits(Path(unit["splits"]), len(dataset.graphs), args.folds)
+    else:
+        splits = make_splits(dataset, args.folds, args.seed)
+    fold, split = unit["fold"], splits[unit["fold"]]
+    wanted, args.hidden = within_budget(args, dataset)
+    graphs = standardised(dataset, split.train)
+    watched = Batch.from_data_list([graphs[i] for i in split.validation[:LOOK_AT]])
+    trace: list[dict[str, float]] = []
+
+    def watch(model: nn.Module, epoch: int) -> None:
+        if args.pool in poolers.ASSIGNED:
+            trace.append({"epoch": epoch} | look(model, watched, statistics_of_batch=True))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
+    baseline = resident("VmRSS")
+    with tempfile.TemporaryDirectory() as folder:
+        training = example.training_options(args)
+        fabric = example.make_fabric(args)
+        trainer = Trainer(
+            fabric, graphs, dataset.num_classes, RunFolder(Path(folder)), training, watch
+        )
+        seed_for(args.seed, fold, 0)
+        model = example.build_model(args, dataset)
+        result = trainer.run(model, split, fold)
+        result["peak_bytes"] = resident("VmHWM") - baseline
+        result |= {"parameters": parameters(model), "reference": wanted, "hidden": args.hidden}
+        result["seconds_per_epoch"] = result["seconds"] / result["epochs"]
+        seed_for(args.seed, fold, args.epochs + 3)
+        tested = Batch.from_data_list([graphs[i] for i in split.test[:LOOK_AT]])
+        result["inside"] = look(model, tested)
+        result["trace"] = trace
+        if args.pool in poolers.SAMPLED:
+            result["sampled"] = {}
+            for module in model.modules():
+                if isinstance(module, GumbelPool):
+                    module.sample_in_eval = True
+            for samples in EVAL_SAMPLES:
+                trainer.options = dataclasses.replace(training, eval_samples=samples)
+                score = trainer.evaluate(model, trainer._batches(split.test))
+                result["sampled"][str(samples)] = {"accuracy": score.accuracy, "loss": score.loss}
+    return result
