@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS ?= tests
 
-.PHONY: demo test check lint bench test-sparse clean
+.PHONY: demo test check lint bench study test-sparse clean
 
 demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
 	$(BIN)/python examples/tu_classification.py --out runs/demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.bench ## every peer and case, hours: docs/results.md; BENCH="--cases wide --rounds 1" for less
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+study: $(VENV)/.bench ## every pooler on every dataset, hours, resumable; STUDY="--root DIR --splits DIR --only main" for less
+	$(BIN)/python benchmarks/study.py $(STUDY)
 
 test-sparse: $(VENV)/.sparse ## the SparseTensor tests; compiles torch-scatter and torch-sparse, ~17 minutes
 	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest -W error tests/test_adjacency.py tests/test_packaging.py

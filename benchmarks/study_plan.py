@@ -7,17 +7,27 @@ from typing import Any, NamedTuple
 
 DATASETS = ("MUTAG", "ENZYMES", "PROTEINS", "IMDB-BINARY", "NCI1", "DD", "hierarchy")
 FOLDS = 10
-FEW_FOLDS = 5  # of everything but the main table
-# Epochs, patience, batch size, and the folds on which learning rates are tried: alike for all
-# poolers. DD's largest graph has 5,748 nodes, which dense poolers hold as a matrix per graph.
+
+
+class Budget(NamedTuple):
+    """What each run on a dataset is given, alike for all poolers."""
+
+    epochs: int
+    patience: int
+    batch_size: int
+    trials: tuple[int, ...]  # the folds on which learning rates are tried
+    few: int  # folds of everything but the main table
+
+
+# DD's largest graph has 5,748 nodes, and dense poolers pad every graph of a batch to it.
 BUDGETS = {
-    "MUTAG": (60, 30, 32, (0, 1)),
-    "ENZYMES": (60, 30, 32, (0, 1)),
-    "PROTEINS": (40, 15, 32, (0, 1)),
-    "IMDB-BINARY": (40, 15, 32, (0, 1)),
-    "NCI1": (40, 15, 32, (0,)),
-    "DD": (20, 8, 8, (0,)),
-    "hierarchy": (40, 20, 32, (0, 1)),
+    "MUTAG": Budget(60, 30, 32, (0,), 5),
+    "ENZYMES": Budget(60, 30, 32, (0,), 5),
+    "PROTEINS": Budget(40, 15, 32, (0,), 3),
+    "IMDB-BINARY": Budget(40, 15, 32, (0,), 3),
+    "NCI1": Budget(40, 15, 32, (0,), 3),
+    "DD": Budget(20, 8, 8, (0,), 3),
+    "hierarchy": Budget(40, 20, 32, (0,), 3),
 }
 RATES = ("0.001", "0.003", "0.01")
 RATE = "0.003"  # of everything but the main table
@@ -77,9 +87,13 @@ class Plan:
 
     def unit(self, dataset: str, name: str, flags: list[str], fold: int, rate: str = RATE) -> Unit:
         """A setting with the budget that all poolers have on the dataset."""
-        epochs, patience, batch_size, _ = BUDGETS[dataset]
-        epochs = min(epochs, self.epochs or epochs)
-        shared = {"epochs": epochs, "patience": patience, "batch-size": batch_size, "lr": rate}
+        budget = BUDGETS[dataset]
+        shared = {
+            "epochs": min(budget.epochs, self.epochs or budget.epochs),
+            "patience": budget.patience,
+            "batch-size": budget.batch_size,
+            "lr": rate,
+        }
         words = ["--dataset", dataset, *flags]
         for flag, value in (shared | {"seed": self.seed}).items():
             if f"--{flag}" not in flags:
@@ -88,7 +102,7 @@ class Plan:
 
     def trials(self, dataset: str, name: str) -> dict[str, list[Unit]]:
         """The runs that decide on a pooler's learning rate."""
-        folds = [fold for fold in BUDGETS[dataset][-1] if fold < self.folds]
+        folds = [fold for fold in BUDGETS[dataset].trials if fold < self.folds]
         return {
             rate: [self.unit(dataset, name, POOLERS[name], fold, rate) for fold in folds]
             for rate in RATES
@@ -145,6 +159,24 @@ class Plan:
         settings["diffpool, own network"] = [*diffpool, "--assign-gnn"]
         yield from self._few(dataset, settings)
 
+    def tuning(self, dataset: str) -> Iterator[Unit]:
+        """What looked best in `collapse`, together, and tested as it is trained: with draws."""
+        drawn = ["--pool", "gumbel", "--eval-samples", "8"]
+        own = [*drawn, "--assign-gnn"]
+        settings = {
+            "8 draws": drawn,
+            "8 draws, reinmax": [*drawn, "--estimator", "reinmax"],
+            "8 draws, gumbel_rao": [*drawn, "--estimator", "gumbel_rao"],
+            "8 draws, link, entropy": [*drawn, "--losses", "link", "entropy"],
+            "8 draws, own network": own,
+            "8 draws, own network, reinmax": [*own, "--estimator", "reinmax"],
+            "8 draws, own network, gumbel_rao": [*own, "--estimator", "gumbel_rao"],
+            "8 draws, own network, orthogonal": [
+                "--pool", "gumbel-orthogonal", "--eval-samples", "8", "--assign-gnn",
+            ],
+        }  # fmt: skip
+        yield from self._few(dataset, settings)
+
     def temperature(self, dataset: str) -> Iterator[Unit]:
         """Constant, and annealed geometrically from the first to the last epoch."""
         settings = {}
@@ -175,12 +207,13 @@ class Plan:
         yield from self._few(dataset, settings)
 
     def _few(self, dataset: str, settings: dict[str, list[str]]) -> Iterator[Unit]:
-        for fold in range(min(FEW_FOLDS, self.folds)):
+        for fold in range(min(BUDGETS[dataset].few, self.folds)):
             for name, flags in settings.items():
                 yield self.unit(dataset, name, flags, fold)
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, ...]]] = {
+    "tuning": (Plan.tuning, ("ENZYMES", "PROTEINS", "hierarchy")),
     "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
     "main": (Plan.main, DATASETS),
     "samples": (Plan.samples, ("ENZYMES", "hierarchy")),

@@ -92,10 +92,12 @@ def look(model: nn.Module, batch: Batch, statistics_of_batch: bool = False) -> d
     been trained has no batch-norm statistics to speak of: `statistics_of_batch` takes the batch's.
     """
     model = copy.deepcopy(model).eval()
-    if statistics_of_batch:
-        for module in model.modules():
-            if isinstance(module, BatchNorm):
-                module.train()
+    for module in model.modules():
+        if statistics_of_batch and isinstance(module, BatchNorm):
+            module.train()
+        # The control's scores are all alike: it has no likeliest clusters but those it draws.
+        if isinstance(module, poolers.Gumbel):
+            module.pool.sample_in_eval = False
     probe = Probe(model)
     level = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs).levels[0]
     clusters = {"likeliest": level.cluster}

@@ -73,3 +73,14 @@ def test_estimators_are_tabulated(tmp_path):
     bias, cosine = (float(cell) for cell in row.split("|")[3:5])
     assert bias == 0  # Theorem 5, for a function linear in the pooled features
     assert cosine == 1
+
+
+def test_convergence_is_measured_within_its_bounds(tmp_path):
+    done = run("convergence.py", "--sizes", 10, 30, "--repeats", 3, "--docs", tmp_path)
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("| 10 ", "| 30 "))]
+    assert len(rows) == 2
+    for row in rows:
+        cells = [cell.strip().replace(",", "") for cell in row.split("|")[1:-1]]
+        hoeffding, mcdiarmid, bernstein, measured = map(int, cells[2:6])
+        assert 1 < measured < min(hoeffding, mcdiarmid, bernstein)
+    assert (tmp_path / "convergence.svg").exists()
