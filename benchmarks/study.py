@@ -96,6 +96,7 @@ class Study:
         if answers.poll(options.timeout):
             try:
                 result = answers.recv()
+                process.join(60)
             except EOFError:
                 process.join()
                 result = {"failed": f"exit {process.exitcode}"}

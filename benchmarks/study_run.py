@@ -37,7 +37,8 @@ from gumbelpool import (
     sample_clusters,
 )
 
-REFERENCE = "gumbel"  # whose number of parameters the others are given, by their width
+# Whose number of parameters every run is given, by its width.
+REFERENCE = {"pool": "gumbel", "assign_gnn": False}
 BUDGET = 0.05
 EVAL_SAMPLES = (1, 2, 4, 8, 16)
 LOOK_AT = 128  # graphs that a look inside takes
@@ -49,13 +50,13 @@ def parameters(model: nn.Module) -> int:
 
 
 def within_budget(args: argparse.Namespace, dataset: GraphDataset) -> tuple[int, int]:
-    """The reference's number of parameters, and the width that brings `args.pool` closest to it."""
+    """The reference's number of parameters, and the width that brings `args` closest to it."""
 
     def count(**changed: Any) -> int:
         flags = argparse.Namespace(**(vars(args) | changed))
         return parameters(example.build_model(flags, dataset))
 
-    wanted = count(pool=REFERENCE)
+    wanted = count(**REFERENCE)
     # The count grows with the width: bisect for the first that is too wide.
     low, high = 1, 2 * args.hidden
     while low < high:
