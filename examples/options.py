@@ -156,6 +156,11 @@ def parser() -> argparse.ArgumentParser:
         help="how gumbel, diffpool and random reduce the features of a cluster",
     )
     pool.add_argument(
+        "--binary",
+        action="store_true",
+        help=f"pooled graphs without edge weights ({' and '.join(SAMPLED)})",
+    )
+    pool.add_argument(
         "--assign-gnn",
         action="store_true",
         help="compute assignments with message passing of their own, as in DiffPool's paper "
@@ -295,6 +300,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse combinations of flags that would be ignored in silence."""
     if args.ratio and args.pool in FIXED_SIZE:
         raise InputError(f"--ratio has no meaning for --pool {args.pool}: give --num-clusters")
+    if args.binary and args.pool not in SAMPLED:
+        raise InputError(f"--binary has no meaning for --pool {args.pool}")
     if args.assign_gnn and args.pool not in ASSIGNED:
         raise InputError(f"--assign-gnn has no meaning for --pool {args.pool}")
     if args.train_samples > 1 and args.pool not in SAMPLED:

@@ -39,6 +39,7 @@ class PoolOptions:
     losses: tuple[str, ...] = ("link", "entropy")
     aggr: str = "sum"
     sample_in_eval: bool = False
+    weighted: bool = True
 
 
 class Gumbel(nn.Module):
@@ -54,6 +55,7 @@ class Gumbel(nn.Module):
             tau=options.tau,
             aggr=options.aggr,
             losses=options.losses,
+            weighted=options.weighted,
             sample_in_eval=options.sample_in_eval,
         )
 
@@ -101,6 +103,7 @@ class Random(nn.Module):
             ratio=options.ratio,
             aggr=options.aggr,
             losses=(),
+            weighted=options.weighted,
             sample_in_eval=True,
         )
         self.pool.lin.requires_grad_(False)

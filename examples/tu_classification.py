@@ -47,6 +47,7 @@ def build_model(args: argparse.Namespace, dataset: GraphDataset) -> Hierarchical
                 losses=() if args.losses == ["none"] else tuple(args.losses),
                 aggr=args.aggr,
                 sample_in_eval=args.eval_samples > 1,
+                weighted=not args.binary,
             ),
         )
         for num_clusters in args.num_clusters

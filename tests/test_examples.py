@@ -391,8 +391,18 @@ def test_temperature_falls_geometrically_to_its_end(tmp_path):
 
 
 def test_flags_of_the_draw_are_refused_where_there_is_none(capsys):
-    for flags in (["--train-samples", "2"], ["--tau-end", "0.5"]):
+    for flags in (["--train-samples", "2"], ["--tau-end", "0.5"], ["--binary"]):
         assert flags[0] in one_line_error(capsys, "--pool", "diffpool", *flags)
+
+
+@pytest.mark.parametrize("pool", ["gumbel", "random"])
+def test_binary_pooled_graphs_have_no_weights(pool):
+    args = options.parser().parse_args([*SMALL, "--pool", pool, "--binary"])
+    dataset = datasets.load("hierarchy", None, num_graphs=3, seed=0)
+    batch = Batch.from_data_list(dataset.graphs)
+    model = tu_classification.build_model(args, dataset)
+    prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
+    assert [level.edge_weight for level in prediction.levels] == [None, None]
 
 
 # Data
