@@ -317,6 +317,7 @@ def crispness_table(plan: Plan, dataset: str, found: Runs) -> list[str]:
                     mean_of(folds, "inside", f"likeliest {field}")
                     for field in ("within_variance", "modularity", "conductance")
                 ),
+                mean_of(folds, "inside", "similarity"),
                 f"{edge_count[1] / nodes[1] ** 2:.2f}",
                 f"{edge_count[1]:.1f}",
                 f"{size[0]:.0f}",
@@ -325,7 +326,7 @@ def crispness_table(plan: Plan, dataset: str, found: Runs) -> list[str]:
         )
     head = [
         "", "entropy of a node", "variance within clusters", "modularity", "conductance",
-        "density of the pooled graph", "pooled edges", "bytes of S and A'", "least bytes, binary",
+        "cosine of two supernodes", "density of the pooled graph", "pooled edges", "bytes of S and A'", "least bytes, binary",
     ]  # fmt: skip
     return _section(dataset, found, table(head, rows))
 

@@ -85,6 +85,16 @@ class Probe:
         self.scores = logits.detach()
 
 
+def similarity(x: Tensor, batch: Tensor, batch_size: int) -> Tensor:
+    """Mean cosine of the features of two supernodes of a graph that are not zero, [B]."""
+    length = x.norm(dim=-1, keepdim=True)
+    kept = length.squeeze(1) > 0
+    unit, batch = (x / length)[kept], batch[kept]
+    count = torch.bincount(batch, minlength=batch_size)
+    total = scatter(unit, batch, 0, batch_size, "sum").square().sum(-1)
+    return (total - count) / (count * (count - 1)).clamp(min=1)
+
+
 @torch.no_grad()
 def look(model: nn.Module, batch: Batch, statistics_of_batch: bool = False) -> dict[str, float]:
     """The first level on a batch of graphs: use of clusters and crispness; means over graphs.
@@ -102,7 +112,7 @@ def look(model: nn.Module, batch: Batch, statistics_of_batch: bool = False) -> d
     probe = Probe(model)
     level = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs).levels[0]
     clusters = {"likeliest": level.cluster}
-    found: dict[str, Tensor] = {}
+    found = {"similarity": similarity(level.x, level.batch, batch.num_graphs)}
     if probe.scores is not None:
         first = batch.batch * probe.scores.size(1)
         clusters["drawn"] = first + sample_clusters(probe.scores)

@@ -144,6 +144,14 @@ def test_a_look_inside_measures_the_clusters_that_eval_takes_and_changes_nothing
     assert found["entropy"] <= np.log(16) + 1e-5
 
 
+def test_similarity_is_the_mean_cosine_of_pairs():
+    x = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [0.0, 0.0], [5.0, 1.0]])
+    batch = torch.tensor([0, 0, 0, 0, 1])
+    found = study_run.similarity(x, batch, 3)
+    root = 0.5**0.5
+    torch.testing.assert_close(found, torch.tensor([(0 + root + root) / 3, 0.0, 0.0]))
+
+
 def test_learning_rates_are_chosen_on_validation_accuracy_after_all_trials():
     plan = study_plan.Plan({})
     trials = plan.trials("MUTAG", "topk")
