@@ -326,7 +326,8 @@ def crispness_table(plan: Plan, dataset: str, found: Runs) -> list[str]:
         )
     head = [
         "", "entropy of a node", "variance within clusters", "modularity", "conductance",
-        "cosine of two supernodes", "density of the pooled graph", "pooled edges", "bytes of S and A'", "least bytes, binary",
+        "cosine of two supernodes", "density of the pooled graph", "pooled edges",
+        "bytes of S and A'", "least bytes, binary",
     ]  # fmt: skip
     return _section(dataset, found, table(head, rows))
 
