@@ -57,14 +57,18 @@ def measure(case: str, peer: str, threads: int, graphs: Path | None, options) ->
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def read_results(file: Path) -> list[dict]:
-    """The finished measurements; a last line that a kill cut short is taken away."""
+def read_results(file: Path, mend: bool = True) -> list[dict]:
+    """The finished measurements; a last line that a kill cut short is taken out of the file.
+
+    `mend` leaves the file alone where it is false: the line may be on its way.
+    """
     if not file.exists():
         return []
     lines = file.read_text().splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
-        file.write_text("".join(lines[:-1]))
         lines.pop()
+        if mend:
+            file.write_text("".join(lines))
     return [json.loads(line) for line in lines]
 
 
@@ -102,7 +106,7 @@ def main() -> None:
 
     file = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
-    done = read_results(file)
+    done = read_results(file, mend=not options.report_only)
     keys = {(r["round"], r["threads"], r["case"], r["peer"]) for r in done}
     # What did not fit once will not fit the next time.
     failed = {(r["threads"], r["case"], r["peer"]) for r in done if "failed" in r}

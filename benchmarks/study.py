@@ -12,6 +12,7 @@ OUT/study.jsonl; a finished line is never run again, whichever experiment asks f
 """
 
 import argparse
+import fcntl
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import read_results
-from study_plan import DATASETS, EXPERIMENTS, FOLDS, Plan, Unit
+from study_plan import DATASETS, EMBEDDED, EXPERIMENTS, FOLDS, PUBLISHED_SPLITS, Plan, Unit
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -59,14 +60,20 @@ class Study:
         self.options = options
         options.out.mkdir(parents=True, exist_ok=True)
         self.file = options.out / "study.jsonl"
-        self.done = {record["key"]: record for record in read_results(self.file)}
+        records = read_results(self.file, mend=not options.report_only)
+        self.done = {record["key"]: record for record in records}
+        self.before = set(self.done)
         self.plan = Plan(self.done, options.seed, options.folds, options.epochs)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["study_run"])
 
     def wanted(self) -> Iterator[Unit]:
         """What is not done yet, in the order of the experiments."""
-        seen = set(self.done)
+        seen = {
+            key
+            for key, record in self.done.items()
+            if not ("failed" in record and self.options.retry_failed and key in self.before)
+        }
         for experiment in self.options.only:
             plan, datasets = EXPERIMENTS[experiment]
             for dataset in datasets:
@@ -80,12 +87,12 @@ class Study:
         """One process."""
         options = self.options
         dataset = unit.flags[unit.flags.index("--dataset") + 1]
-        splits = options.splits / f"{dataset}.json" if options.splits else None
+        published = options.splits / f"{dataset}.json" if dataset in PUBLISHED_SPLITS else None
         asked = {
             "flags": list(unit.flags),
             "fold": unit.fold,
             "root": str(options.root) if options.root else None,
-            "splits": str(splits) if splits and splits.exists() else None,
+            "splits": str(published) if published else None,
         }
         answers, answer = self.context.Pipe(duplex=False)
         process = self.context.Process(target=child, args=(asked, answer), daemon=True)
@@ -102,6 +109,7 @@ class Study:
                 result = {"failed": f"exit {process.exitcode}"}
         process.kill()
         process.join()
+        self.before.discard(unit.key)
         about = {"key": unit.key, "dataset": dataset, "flags": asked["flags"], "fold": unit.fold}
         spent = {"jobs": options.jobs, "wall": round(time.time() - started, 1)}
         return about | result | spent
@@ -157,7 +165,14 @@ def main() -> None:
     add("--timeout", type=float, default=3600, help="seconds that a process may take")
     add("--budget-minutes", type=float, default=float("inf"), help="start nothing new after that")
     add("--report-only", action="store_true", help="write the report of what was run before")
+    add("--retry-failed", action="store_true", help="run again what failed before")
     options = parser.parse_args()
+    asked = {d for experiment in options.only for d in EXPERIMENTS[experiment][1]}
+    asked &= set(options.datasets)
+    if not options.report_only and asked - {EMBEDDED} and not options.root:
+        parser.error(f"{', '.join(sorted(asked - {EMBEDDED}))} needs --root")
+    if not options.report_only and asked & set(PUBLISHED_SPLITS) and not options.splits:
+        parser.error(f"{', '.join(sorted(asked & set(PUBLISHED_SPLITS)))} needs --splits")
     if "cost" in options.only and options.jobs > 1 and not options.report_only:
         if options.only != list(EXPERIMENTS):
             parser.error("cost measures time: --jobs 1, and nothing else on the machine")
@@ -168,7 +183,12 @@ def main() -> None:
         # For the processes to come: where to import from, and one thread each.
         paths = [str(HERE), str(HERE.parent / "examples"), os.environ.get("PYTHONPATH", "")]
         os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        study.run_all()
+        with (options.out / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                parser.error(f"another study is writing to {options.out}")
+            study.run_all()
     from study_report import write_report
 
     print(write_report(study.plan, options.docs))

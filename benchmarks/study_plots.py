@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from study_plan import EXPERIMENTS, LEVELS, POOLERS, SAMPLES, Plan
-from study_results import Runs, accuracies, collect, succeeded
+from study_results import Runs, accuracies, collect, standard_error, succeeded
 
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = (
@@ -41,7 +41,7 @@ def main_plot(runs: dict[str, Runs], file: Path) -> bool:
             if values:
                 colour = BLUE if name.startswith("gumbel") else GREY
                 colour = ORANGE if name == "diffpool" else colour
-                error = np.std(values) / np.sqrt(len(values))
+                error = standard_error(values)
                 panel.errorbar(np.mean(values), row, xerr=error, fmt="o", color=colour, ms=5)
                 if name == "gumbel":
                     panel.axvline(np.mean(values), color=BLUE, alpha=0.3, zorder=0)
@@ -80,7 +80,7 @@ def samples_plot(plan: Plan, file: Path) -> bool:
 
 
 def collapse_plot(plan: Plan, file: Path) -> bool:
-    """Perplexity of the drawn clusters and entropy of a node, epoch by epoch."""
+    """Perplexity of the likeliest clusters and entropy of a node, epoch by epoch."""
     datasets = EXPERIMENTS["collapse"][1]
     found = {dataset: collect(plan, plan.collapse(dataset)) for dataset in datasets}
     found = {dataset: runs for dataset, runs in found.items() if runs}
@@ -93,7 +93,7 @@ def collapse_plot(plan: Plan, file: Path) -> bool:
     for column, (dataset, runs) in enumerate(found.items()):
         for row, (field, label) in enumerate(
             (
-                ("likeliest perplexity", "clusters in use (perplexity)"),
+                ("likeliest perplexity", "clusters in use (likeliest, perplexity)"),
                 ("entropy", "entropy of a node's assignment"),
             )
         ):
@@ -142,7 +142,7 @@ def depth_plot(plan: Plan, file: Path) -> bool:
                 ]
                 if points:
                     levels, values = zip(*points, strict=True)
-                    errors = [np.std(v) / np.sqrt(len(v)) for v in values]
+                    errors = [standard_error(v) for v in values]
                     panel.errorbar(
                         levels, [np.mean(v) for v in values], errors, color=colour, marker=mark,
                         label=pool,

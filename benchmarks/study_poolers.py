@@ -4,6 +4,7 @@ import options
 import poolers
 import torch
 import torch.nn.functional as F
+import tu_classification
 from poolers import Gumbel, Pooled, PoolOptions
 from torch import Tensor, nn
 
@@ -97,6 +98,8 @@ def register() -> None:
         }
     )
     heads = ("gumbel-orthogonal", "gumbel-cosine")
+    for module in (poolers, options, tu_classification):
+        # bnpool draws from a beta distribution, in eval() too.
+        module.SAMPLED = tuple(dict.fromkeys((*module.SAMPLED, *heads, "bnpool")))
     for module in (poolers, options):
-        module.SAMPLED = tuple(dict.fromkeys((*module.SAMPLED, *heads)))
         module.ASSIGNED = tuple(dict.fromkeys((*module.ASSIGNED, *heads)))

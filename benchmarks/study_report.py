@@ -9,7 +9,17 @@ import numpy as np
 import study_plots
 from report import replace_section
 from study_plan import DATASETS, EXPERIMENTS, LEVELS, POOLERS, SAMPLES, Plan
-from study_results import Runs, accuracies, collect, compare, holm, main_runs, ranks, succeeded
+from study_results import (
+    Runs,
+    accuracies,
+    collect,
+    compare,
+    holm,
+    main_runs,
+    ranks,
+    standard_error,
+    succeeded,
+)  # fmt: skip
 
 # Test accuracy, mean ± std over the same ten folds: Errica et al., ICLR 2020.
 PUBLISHED = {
@@ -61,37 +71,36 @@ def accuracy_table(runs: dict[str, Runs]) -> list[str]:
     if not runs:
         return []
     rank = ranks(runs)
+    most = {
+        dataset: max(len(accuracies(folds)) for folds in found.values())
+        for dataset, found in runs.items()
+    }
     rows = []
     for name in POOLERS:
         cells = []
-        for found in runs.values():
+        for dataset, found in runs.items():
             values = accuracies(found.get(name, {}))
-            most = max(len(accuracies(folds)) for folds in found.values())
-            fewer = f" ({len(values)})" if 0 < len(values) < most else ""
+            fewer = f" ({len(values)})" if 0 < len(values) < most[dataset] else ""
             cells.append(spread(values.values()) + fewer)
         rows.append([name, *cells, f"{rank[name]:.1f}" if name in rank else "–"])
     rows += [
         [name, *(figures.get(dataset, "–") for dataset in runs), ""]
         for name, figures in PUBLISHED.items()
     ]
-    folds = {
-        dataset: max(len(accuracies(folds)) for folds in found.values())
-        for dataset, found in runs.items()
-    }
-    heads = [f"{dataset} ({folds[dataset]})" for dataset in runs]
-    failed = [
-        f"{dataset}, {name}: {record['failed']}"
-        for dataset, found in runs.items()
-        for name, by_fold in found.items()
-        for record in list(by_fold.values())[:1]
-        if "failed" in record
-    ]
     return [
         "Test accuracy in percent, mean ± standard deviation over the folds whose number is in",
-        "parentheses. Rank: mean over the real datasets.",
+        "parentheses. Rank: mean over the real datasets, of gumbel and the other poolers.",
         "",
-        *table(["", *heads, "rank"], rows),
-        *[f"- failed: {text}" for text in failed],
+        *table(["", *(f"{dataset} ({count})" for dataset, count in most.items()), "rank"], rows),
+    ]
+
+
+def failures(plan: Plan) -> list[str]:
+    """What did not run, and why."""
+    return [
+        f"- failed: `{' '.join(record['flags'])}`, fold {record['fold']}: {record['failed']}"
+        for record in plan.done.values()
+        if "failed" in record
     ]
 
 
@@ -169,20 +178,17 @@ def samples_table(plan: Plan, dataset: str) -> list[str]:
     rows = []
     for name, folds in runs.items():
         done = succeeded(folds)
-        cells = [spread(accuracies(folds).values())]
+        cells = [mean_of_percent(folds, "val_accuracy"), spread(accuracies(folds).values())]
         for count in SAMPLES:
-            drawn = [100 * r["sampled"][str(count)]["accuracy"] for r in done.values()]
-            cells.append(spread(drawn))
-        cost = [r["seconds_per_epoch"] for r in done.values()]
-        rows.append([name, *cells, f"{statistics.median(cost):.2f}" if cost else "–"])
-    return _section(
-        dataset,
-        runs,
-        table(
-            ["draws in training", "likeliest", *(f"{m} drawn" for m in SAMPLES), "s per epoch"],
-            rows,
-        ),
-    )
+            cells.append(spread(100 * r["sampled"][str(count)]["accuracy"] for r in done.values()))
+        rows.append([name, *cells])
+    head = [
+        "draws in training",
+        "validation %",
+        "test %, likeliest",
+        *(f"{m} drawn" for m in SAMPLES),
+    ]
+    return _section(dataset, runs, table(head, rows))
 
 
 def drawn_table(plan: Plan) -> list[str]:
@@ -196,12 +202,7 @@ def drawn_table(plan: Plan) -> list[str]:
     rows = []
     for dataset, by_fold in gains.items():
         of_folds = np.array([np.mean(found, 0) for found in by_fold.values()])
-        cells = [
-            f"{mean:+.1f} ± {error:.1f}"
-            for mean, error in zip(
-                of_folds.mean(0), of_folds.std(0) / np.sqrt(len(of_folds)), strict=True
-            )
-        ]
+        cells = [f"{np.mean(f):+.1f} ± {standard_error(list(f)):.1f}" for f in of_folds.T]
         rows.append([dataset, str(sum(map(len, by_fold.values()))), str(len(by_fold)), *cells])
     if not rows:
         return []
@@ -292,42 +293,40 @@ def depth_table(plan: Plan, dataset: str) -> list[str]:
     return _section(dataset, runs, table(head, rows))
 
 
-def crispness_table(plan: Plan, dataset: str, found: Runs) -> list[str]:
+def crispness_table(dataset: str, found: Runs) -> list[str]:
     """Of the first level on test graphs: how sharp, how dense, how many bytes."""
+    clusters = 16  # of the first level, in examples/
     rows = []
-    for name in ("gumbel", "gumbel, reinmax", "diffpool", "mincut", "random"):
+    for label, name, kind in (
+        ("gumbel, as drawn", "gumbel", "drawn"),
+        ("gumbel, likeliest", "gumbel", "likeliest"),
+        ("diffpool", "diffpool", "likeliest"),
+        ("mincut", "mincut", "likeliest"),
+        ("random", "random", "drawn"),
+    ):
         folds = succeeded(found.get(name, {}))
         if not folds:
             continue
-        nodes, edge_count = (
-            np.mean([record[field] for record in folds.values()], 0) for field in ("nodes", "edges")
-        )
-        dense = name in ("diffpool", "mincut")
-        clusters = 16  # of the first level, in examples/
-        size = (
-            [4 * nodes[0] * clusters + 4 * clusters**2] * 2
-            if dense
-            else [8 * nodes[0] + 20 * edge_count[1], nodes[0] + 2 * edge_count[1]]
-        )
-        rows.append(
-            [
-                name,
-                mean_of(folds, "inside", "entropy"),
-                *(
-                    mean_of(folds, "inside", f"likeliest {field}")
-                    for field in ("within_variance", "modularity", "conductance")
-                ),
-                mean_of(folds, "inside", "similarity"),
-                f"{edge_count[1] / nodes[1] ** 2:.2f}",
-                f"{edge_count[1]:.1f}",
-                f"{size[0]:.0f}",
-                f"{size[1]:.0f}",
-            ]
-        )
+        nodes = np.mean([record["nodes"][0] for record in folds.values()])
+        fields = [mean_of(folds, "inside", "entropy")]
+        fields += [
+            mean_of(folds, "inside", f"{kind} {field}")
+            for field in ("within_variance", "modularity", "conductance")
+        ]
+        if name in ("diffpool", "mincut"):
+            edge_count = np.mean([record["edges"][1] for record in folds.values()])
+            fields += [mean_of(folds, "inside", "similarity"), f"{edge_count / clusters**2:.2f}"]
+            fields += [f"{edge_count:.1f}", f"{4 * nodes * clusters + 4 * clusters**2:,.0f}", "–"]
+        else:
+            edge_count = np.mean([r["inside"][f"{kind} edges"] for r in folds.values()])
+            alike = "–" if kind == "likeliest" else mean_of(folds, "inside", "similarity")
+            fields += [alike, mean_of(folds, "inside", f"{kind} density"), f"{edge_count:.1f}"]
+            fields += [f"{8 * nodes + 20 * edge_count:,.0f}", f"{nodes + 2 * edge_count:,.0f}"]
+        rows.append([label, *fields])
     head = [
         "", "entropy of a node", "variance within clusters", "modularity", "conductance",
         "cosine of two supernodes", "density of the pooled graph", "pooled edges",
-        "bytes of S and A'", "least bytes, binary",
+        "bytes of S and A'", "narrowest, binary",
     ]  # fmt: skip
     return _section(dataset, found, table(head, rows))
 
@@ -345,7 +344,7 @@ def write_report(plan: Plan, docs: Path) -> str:
     docs.mkdir(exist_ok=True, parents=True)
     runs = main_runs(plan)
     sections = {
-        "study": [*accuracy_table(runs), *test_table(runs)],
+        "study": [*accuracy_table(runs), *test_table(runs), *failures(plan)],
         "study cost": cost_table(plan),
     }
     for name, make in (
@@ -359,7 +358,7 @@ def write_report(plan: Plan, docs: Path) -> str:
         sections[f"study {name}"] = [line for d in datasets for line in make(plan, d)]
     sections["study samples"] += drawn_table(plan)
     sections["study crispness"] = [
-        line for dataset, found in runs.items() for line in crispness_table(plan, dataset, found)
+        line for dataset, found in runs.items() for line in crispness_table(dataset, found)
     ]
     texts = []
     for name, lines in sections.items():

@@ -171,6 +171,7 @@ class Trainer:
         return {
             "test_accuracy": score.accuracy,
             "val_accuracy": state["best_accuracy"],
+            "val_loss": state["best_loss"],
             "best_epoch": state["best_epoch"],
             "epochs": state["epoch"],
             "seconds": round(state["seconds"], 2),

@@ -33,8 +33,8 @@ SCRIPT = Path(tu_classification.__file__)
 SMALL = ["--num-graphs", "60", "--folds", "3", "--hidden", "8", "--num-clusters", "6", "3"]
 SMALL += ["--accelerator", "cpu"]
 KEYS = {
-    *("dataset", "pool", "fold", "seed", "test_accuracy", "val_accuracy", "best_epoch", "epochs"),
-    *("seconds", "nodes", "edges", "clusters_used"),
+    *("dataset", "pool", "fold", "seed", "test_accuracy", "val_accuracy", "val_loss"),
+    *("best_epoch", "epochs", "seconds", "nodes", "edges", "clusters_used"),
 }
 
 
