@@ -8,6 +8,7 @@ truth is the gradient of E f(S) through the probabilities. DiffPool's gradient, 
 
 import argparse
 import itertools
+import math
 import statistics
 from pathlib import Path
 
@@ -136,14 +137,19 @@ def compare(mean: Tensor, exact: Tensor) -> dict[str, float]:
 
 def table(problems: list[Problem], repeats: int) -> list[str]:
     """One row per estimator and temperature: medians over the problems."""
-    lines = ["| estimator | τ | bias | cosine | noise of one draw |", "|---|---|---|---|---|"]
+    lines = [
+        "| estimator | τ | bias | cosine | noise of one draw | draws until noise is below bias |",
+        "|---|---|---|---|---|---|",
+    ]
     soft = [compare(problem.truth()[1], problem.truth()[0]) for problem in problems]
     for estimator, tau in tqdm(SETTINGS):
         found = [measure(problem, estimator, tau, repeats) for problem in problems]
         cells = [statistics.median(f[name] for f in found) for name in ("bias", "cosine", "noise")]
-        lines.append(f"| {estimator} | {tau} | {cells[0]:.3f} | {cells[1]:.4f} | {cells[2]:.2f} |")
+        bias, cosine, noise = cells
+        draws = f"{max(1, math.ceil((noise / bias) ** 2))}" if bias > 1e-9 else "–"
+        lines.append(f"| {estimator} | {tau} | {bias:.3f} | {cosine:.4f} | {noise:.2f} | {draws} |")
     bias, cosine = (statistics.median(s[name] for s in soft) for name in ("bias", "cosine"))
-    return [*lines, f"| DiffPool, ∇f(P) | | {bias:.3f} | {cosine:.4f} | 0 |", ""]
+    return [*lines, f"| DiffPool, ∇f(P) | | {bias:.3f} | {cosine:.4f} | 0 | – |", ""]
 
 
 def main() -> None:
