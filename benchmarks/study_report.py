@@ -215,23 +215,26 @@ def drawn_table(plan: Plan) -> list[str]:
     ]
 
 
+USE = {  # fields of a run's trace, and what the table calls them
+    "drawn perplexity": "perplexity, drawn",
+    "likeliest perplexity": "perplexity, likeliest",
+    "likeliest largest_share": "largest share",
+    "likeliest used": "used",
+    "entropy": "entropy of a node",
+    "similarity": "cosine of two supernodes",
+}
+
+
 def collapse_table(plan: Plan, dataset: str) -> list[str]:
-    """Use of clusters at the start and at the end, and what it did for the accuracy."""
+    """Use of clusters from the start to the end, and what it did for the accuracy."""
     runs = collect(plan, plan.collapse(dataset))
     rows = []
     for name, folds in runs.items():
         cells = [spread(accuracies(folds).values()), mean_of_percent(folds, "val_accuracy")]
-        for moment in (0, -1):
-            for field in ("drawn perplexity", "likeliest perplexity", "likeliest largest_share"):
-                cells.append(mean_of(folds, "trace", moment, field))
-        cells += [mean_of(folds, "trace", -1, "likeliest used")]
-        cells += [mean_of(folds, "trace", 0, "entropy"), mean_of(folds, "trace", -1, "entropy")]
+        for field in USE:
+            cells.append(" → ".join(mean_of(folds, "trace", moment, field) for moment in (0, -1)))
         rows.append([name, *cells])
-    head = [
-        "", "test %", "validation %", "start: perplexity, drawn", "likeliest", "largest share",
-        "end: perplexity, drawn", "likeliest", "largest share", "used", "entropy at the start",
-        "end",
-    ]  # fmt: skip
+    head = ["", "test %", "validation %", *USE.values()]
     return _section(dataset, runs, table(head, rows))
 
 

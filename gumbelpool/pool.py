@@ -56,14 +56,17 @@ class GumbelPool(torch.nn.Module):
         aggr (str): ``"sum"`` or ``"mean"`` of the members' features. (default: ``"sum"``)
         losses (tuple of str): Any of ``"link"`` (clusters should follow the edges), ``"entropy"``
             (assignments should be sure) and ``"balance"`` (all clusters should be used); ``()``
-            for none. (default: ``("link", "entropy")``)
+            for none. Without ``"balance"`` assignments collapse: docs/results.md, "Use of
+            clusters". (default: ``("link", "entropy", "balance")``)
         drop_empty (bool): Leaves supernodes without members out. ``False`` keeps all K of every
             graph, so that shapes are static. (default: ``True``)
         remove_self_loops (bool): Leaves edges inside a supernode out. (default: ``False``)
         weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
             (default: ``True``)
         sample_in_eval (bool): Samples in ``eval()`` too, where otherwise each node takes its most
-            likely cluster. (default: ``False``)
+            likely cluster. The network after the pooling was trained on draws and is more accurate
+            on draws: docs/results.md, "Draws in training and in testing". The default is the one
+            that answers alike when asked again. (default: ``False``)
         bias (bool): Whether the assignment head has a bias. (default: ``True``)
         block_size (int, optional): Rows of the assignment that are held at a time.
             (default: ``None``, as many as stay in cache)
@@ -91,7 +94,7 @@ class GumbelPool(torch.nn.Module):
         estimator: str = "gumbel",
         tau: float = 1.0,
         aggr: str = "sum",
-        losses: Sequence[str] = ("link", "entropy"),
+        losses: Sequence[str] = ("link", "entropy", "balance"),
         drop_empty: bool = True,
         remove_self_loops: bool = False,
         weighted: bool = True,

@@ -21,6 +21,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import options  # noqa: E402
 import study_plan  # noqa: E402
+import study_report  # noqa: E402
 import study_results  # noqa: E402
 import study_run  # noqa: E402
 import tu_classification  # noqa: E402
@@ -278,3 +279,51 @@ def test_mean_rank_counts_the_poolers_that_are_on_every_real_dataset():
         "hierarchy": {"gumbel": folds(0.1), "diffpool": folds(0.9)},
     }  # fmt: skip
     assert study_results.ranks(runs) == {"gumbel": 1.0, "diffpool": 2.0}
+
+
+def test_collapse_table_goes_from_start_to_end():
+    plan = study_plan.Plan({})
+    fields = dict.fromkeys(study_report.USE)
+    start = {field: 1.0 + index for index, field in enumerate(fields)}
+    end = {field: 11.0 + index for index, field in enumerate(fields)}
+    for unit in plan.collapse("ENZYMES"):
+        if unit.name == "gumbel" and unit.fold < 2:
+            plan.done[unit.key] = {
+                "test_accuracy": 0.5 + 0.1 * unit.fold, "val_accuracy": 0.7,
+                "trace": [start, dict.fromkeys(fields, 99.0), end],
+            }  # fmt: skip
+    lines = study_report.collapse_table(plan, "ENZYMES")
+    assert lines[0] == "**ENZYMES**, 2 folds"
+    ends = " | ".join(f"{start[field]:.2f} → {end[field]:.2f}" for field in fields)
+    assert f"| gumbel | 55.0 ± 5.0 | 70.0 | {ends} |" in lines
+
+
+def test_crispness_table_counts_bytes():
+    inside = {"entropy": 0.5, "similarity": 0.25}
+    for kind, shift in (("drawn", 0), ("likeliest", 10)):
+        for index, field in enumerate(("within_variance", "modularity", "conductance")):
+            inside[f"{kind} {field}"] = shift + index + 1
+        inside |= {f"{kind} edges": shift + 40, f"{kind} density": shift + 0.5}
+    record = {"nodes": [30, 16, 4], "edges": [100, 256, 16], "inside": inside}
+    runs = {name: {0: record} for name in ("gumbel", "diffpool")}
+    lines = study_report.crispness_table("MUTAG", runs)
+    # Ids and two ends of 40 edges in int64, weights in float32; then a byte each.
+    drawn = f"1.00 | 2.00 | 3.00 | 0.25 | 0.50 | 40.0 | {30 * 8 + 40 * 20:,} | {30 + 80} |"
+    assert f"| gumbel, as drawn | 0.50 | {drawn}" in lines
+    likeliest = f"11.00 | 12.00 | 13.00 | – | 10.50 | 50.0 | {30 * 8 + 50 * 20:,} | {30 + 100} |"
+    assert f"| gumbel, likeliest | 0.50 | {likeliest}" in lines
+    dense = f"11.00 | 12.00 | 13.00 | 0.25 | 1.00 | 256.0 | {4 * (30 * 16 + 256):,} | – |"
+    assert f"| diffpool | 0.50 | {dense}" in lines
+
+
+def test_draws_are_compared_with_the_likeliest_of_the_same_run():
+    plan = study_plan.Plan({})
+    for fold, gain in enumerate((0.02, 0.04)):
+        (unit,) = [u for u in plan.temperature("ENZYMES") if u.name == "1" and u.fold == fold]
+        drawn = {str(m): {"accuracy": 0.6 + gain * m} for m in study_plan.SAMPLES}
+        plan.done[unit.key] = {
+            "dataset": "ENZYMES", "fold": fold, "flags": unit.flags, "test_accuracy": 0.6,
+            "sampled": drawn,
+        }  # fmt: skip
+    row = study_report.drawn_table(plan)[-2]
+    assert row.startswith("| ENZYMES | 2 | 2 | +3.0 ± 1.0 | +6.0 ± 2.0 |")
