@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         default=1,
         metavar="M",
-        help=f"average the loss over M draws per step ({' and '.join(SAMPLED)})",
+        help=f"average the gradient over M draws per step ({' and '.join(SAMPLED)})",
     )
     pool.add_argument(
         "--eval-samples",

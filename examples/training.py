@@ -68,19 +68,11 @@ def seed_for(seed: int, fold: int, epoch: int, process: int = 0) -> None:
     seed_everything(int(state[0]), verbose=False)
 
 
-def loss_of(
-    model: nn.Module, batch: Batch, loss_weight: float, samples: int = 1
-) -> tuple[Tensor, Prediction]:
-    """The classification loss plus the poolers' auxiliary losses, and the prediction.
-
-    The loss is the mean over `samples` draws, the prediction that of the last.
-    """
-    losses = []
-    for _ in range(samples):
-        prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
-        loss = F.cross_entropy(prediction.logits, batch.y)
-        losses.append(loss + loss_weight * prediction.loss)
-    return torch.stack(losses).mean(), prediction
+def loss_of(model: nn.Module, batch: Batch, loss_weight: float) -> tuple[Tensor, Prediction]:
+    """The classification loss plus the poolers' auxiliary losses, and the prediction."""
+    prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
+    loss = F.cross_entropy(prediction.logits, batch.y) + loss_weight * prediction.loss
+    return loss, prediction
 
 
 class Trainer:
@@ -206,11 +198,12 @@ class Trainer:
                 module.tau = options.tau_at(epoch)
         mean_loss = MeanMetric().to(fabric.device)
         for batch in loader:
-            loss, _ = loss_of(model, batch, options.loss_weight, options.train_samples)
             optimizer.zero_grad()
-            fabric.backward(loss)
+            for _ in range(options.train_samples):
+                loss, _ = loss_of(model, batch, options.loss_weight)
+                fabric.backward(loss / options.train_samples)
+                mean_loss.update(loss.detach(), batch.num_graphs)
             optimizer.step()
-            mean_loss.update(loss.detach(), batch.num_graphs)
         return mean_loss.compute().item()
 
     @torch.no_grad()

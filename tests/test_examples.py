@@ -361,16 +361,34 @@ def test_eval_samples_averages_the_class_probabilities(tmp_path):
     assert scores[1].loss == pytest.approx(-mean.log().item())
 
 
-def test_train_samples_averages_the_loss_over_draws():
+class Scaled(nn.Module):
+    """A prediction whose gradient is another in each pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.passes = 0
+
+    def forward(self, *_):
+        self.passes += 1
+        return Prediction((self.passes * self.weight).unsqueeze(0), torch.zeros(()), [])
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_train_samples_averages_the_gradient_over_draws(tmp_path, samples):
     graph = Data(
         x=torch.ones(1, 1), edge_index=torch.zeros(2, 0, dtype=torch.long), y=torch.tensor([1])
     )
-    batch = Batch.from_data_list([graph])
-    model = Alternating([0.2, 0.0], [0.0, 3.0])
-    single = [training.loss_of(model, batch, 0.0)[0] for _ in range(2)]
-    assert single[0] != single[1]
-    both, _ = training.loss_of(model, batch, 0.0, samples=2)
-    torch.testing.assert_close(both, (single[0] + single[1]) / 2)
+    options = training.TrainingOptions(1, 1, 1, 1.0, 0.0, 0.0, 1, 0, train_samples=samples)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    trainer = training.Trainer(fabric, [graph], 2, RunFolder(tmp_path), options)
+    model = Scaled()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model, optimizer = fabric.setup(model, optimizer)
+    trainer._train_epoch(model, optimizer, [0], 0, 1)
+    # The gradient of a pass is its number times (1/2, -1/2).
+    mean = sum(range(1, samples + 1)) / samples
+    torch.testing.assert_close(model.weight, torch.tensor([-mean / 2, mean / 2]))
 
 
 def test_temperature_falls_geometrically_to_its_end(tmp_path):
