@@ -64,9 +64,9 @@ class GumbelPool(torch.nn.Module):
         weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
             (default: ``True``)
         sample_in_eval (bool): Samples in ``eval()`` too, where otherwise each node takes its most
-            likely cluster. The network after the pooling was trained on draws and is more accurate
-            on draws: docs/results.md, "Draws in training and in testing". The default is the one
-            that answers alike when asked again. (default: ``False``)
+            likely cluster. Where assignments are undecided, the mean of a few sampled passes is
+            the more accurate: docs/results.md, "Draws in training and in testing".
+            (default: ``False``)
         bias (bool): Whether the assignment head has a bias. (default: ``True``)
         block_size (int, optional): Rows of the assignment that are held at a time.
             (default: ``None``, as many as stay in cache)
@@ -82,7 +82,7 @@ class GumbelPool(torch.nn.Module):
         >>> pool = GumbelPool(64, num_clusters=20)
         >>> out = pool(x, edge_index, batch=batch)
         >>> x = conv(out.x, out.edge_index, out.edge_weight)
-        >>> loss = task_loss + out.loss
+        >>> loss = task_loss + 0.1 * out.loss
     """
 
     def __init__(
