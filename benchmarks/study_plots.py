@@ -107,7 +107,8 @@ def collapse_plot(plan: Plan, file: Path) -> bool:
                 panel.set_ylabel(label)
         panels[0][column].set_title(dataset)
         panels[1][column].set_xlabel("epoch")
-    panels[1][0].legend(frameon=False, fontsize=7)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return _save(figure, file)
 
 
@@ -169,7 +170,8 @@ def _panels(found: dict[str, Runs], draw: Any, file: Path) -> bool:
         draw(panel, dataset)
         panel.set_title(dataset)
         panel.grid(alpha=0.3)
-    panels[0][0].legend(frameon=False, fontsize=7)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return _save(figure, file)
 
 

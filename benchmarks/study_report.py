@@ -39,10 +39,12 @@ PUBLISHED = {
 
 
 def spread(values: Iterable[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation; of a single value, the value."""
     numbers = list(values)
     if not numbers:
         return "–"
+    if len(numbers) == 1:
+        return f"{numbers[0]:.{digits}f}"
     return f"{np.mean(numbers):.{digits}f} ± {np.std(numbers):.{digits}f}"
 
 
@@ -202,7 +204,8 @@ def drawn_table(plan: Plan) -> list[str]:
     rows = []
     for dataset, by_fold in gains.items():
         of_folds = np.array([np.mean(found, 0) for found in by_fold.values()])
-        cells = [f"{np.mean(f):+.1f} ± {standard_error(list(f)):.1f}" for f in of_folds.T]
+        errors = [f" ± {standard_error(list(f)):.1f}" * (len(of_folds) > 1) for f in of_folds.T]
+        cells = [f"{m:+.1f}{e}" for m, e in zip(of_folds.mean(0), errors, strict=True)]
         rows.append([dataset, str(sum(map(len, by_fold.values()))), str(len(by_fold)), *cells])
     if not rows:
         return []
