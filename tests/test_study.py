@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load
+from poolers import POOLERS, PoolOptions
 from scipy import stats
 from torch_geometric.data import Batch
 
@@ -327,3 +328,25 @@ def test_draws_are_compared_with_the_likeliest_of_the_same_run():
         }  # fmt: skip
     row = study_report.drawn_table(plan)[-2]
     assert row.startswith("| ENZYMES | 2 | 2 | +3.0 ± 1.0 | +6.0 ± 2.0 |")
+
+
+@pytest.mark.parametrize("name", ["kmis", "maxcut", "bnpool"])
+def test_peers_clusters_are_rows_of_the_same_graph(name):
+    pytest.importorskip("tgp")
+    study_run.study_poolers.register()
+    batch = Batch.from_data_list(load("hierarchy", None, num_graphs=5, seed=0).graphs)
+    torch.manual_seed(0)
+    x = torch.randn(batch.num_nodes, 8, requires_grad=True)
+    pool = POOLERS[name](8, PoolOptions(num_clusters=6))
+    out = pool(x, batch.edge_index, None, batch.batch, batch.num_graphs)
+    assert out.cluster.shape == (batch.num_nodes,)
+    assert out.cluster.min() >= 0
+    assert torch.equal(out.batch[out.cluster], batch.batch)
+    assert out.edge_index.max() < out.x.size(0)
+    assert out.edge_weight.shape == (out.edge_index.size(1),)
+    if name == "maxcut":
+        assert torch.bincount(out.batch).tolist() == [6] * 5
+    if name == "bnpool":
+        assert out.x.size(0) == 5 * 6
+    (out.x.sum() + out.loss).backward()
+    assert x.grad.abs().sum() > 0
