@@ -125,6 +125,25 @@ def test_cluster_is_the_likeliest_supernode_of_each_node(batch):
     torch.testing.assert_close(out.unpool(), out.x[out.cluster])
 
 
+def test_level_scores_make_all_supernodes_of_diffpool_alike_and_those_of_a_draw_differ(batch):
+    x, edge_index, weight, vector, _ = batch
+    logits = torch.zeros(x.size(0), K, dtype=torch.float64, requires_grad=True)
+    pools = [layer(F, K, losses=()) for layer in (DenseDiffPool, GumbelPool)]
+    torch.manual_seed(0)
+    soft, drawn = (
+        pool(x, edge_index, weight, vector, logits=logits, batch_size=len(SIZES)) for pool in pools
+    )
+    largest = soft.x[soft.batch == 3]
+    torch.testing.assert_close(largest, largest[:1].expand_as(largest))
+    (gradient,) = torch.autograd.grad((soft.x.tanh().sum() + soft.edge_weight.tanh().sum()), logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+    largest = drawn.x[drawn.batch == 3]
+    assert torch.pdist(largest).min() > 0.1
+    (gradient,) = torch.autograd.grad((drawn.x.tanh().sum()), logits)
+    assert gradient.abs().max() > 0.01
+
+
 @pytest.mark.parametrize("nodes", [0, 1])
 @pytest.mark.parametrize("ratio", [None, 0.5])
 def test_degenerate_graphs_give_no_nan(nodes, ratio):
