@@ -1,9 +1,9 @@
 """The study: what sampling gains and costs in accuracy, memory, use of clusters, and depth.
 
 It drives the code of examples/: same network, number of parameters (±5 %), optimiser, epochs and
-folds for every pooler; the learning rate of each is chosen on validation accuracy, from the same
-number of trials. Each (dataset, setting, fold, seed) is a process of its own and one line of
-OUT/study.jsonl; a finished line is never run again, whichever experiment asks for it.
+folds for every pooler; learning rate and weight of losses are chosen on validation accuracy, from
+the same number of trials. Each (dataset, setting, fold, seed) is a process of its own and one
+line of OUT/study.jsonl; a finished line is never run again, whichever experiment asks for it.
 
     python benchmarks/study.py --root DIR --splits DIR --only collapse
     python benchmarks/study.py --root DIR --splits DIR --only main --budget-minutes 120
@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -58,7 +59,6 @@ class Study:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        options.out.mkdir(parents=True, exist_ok=True)
         self.file = options.out / "study.jsonl"
         records = read_results(self.file, mend=not options.report_only)
         self.done = {record["key"]: record for record in records}
@@ -178,16 +178,20 @@ def main() -> None:
             parser.error("cost measures time: --jobs 1, and nothing else on the machine")
         options.only.remove("cost")
         print("cost is left out: it needs --only cost --jobs 1", file=sys.stderr)
-    study = Study(options)
-    if not options.report_only:
-        # For the processes to come: where to import from, and one thread each.
-        paths = [str(HERE), str(HERE.parent / "examples"), os.environ.get("PYTHONPATH", "")]
-        os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        with (options.out / "lock").open("w") as lock:
+    options.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if not options.report_only:
+            lock = stack.enter_context((options.out / "lock").open("w"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 parser.error(f"another study is writing to {options.out}")
+        study = Study(options)
+        if not options.report_only:
+            # For the processes to come: where to import from, and one thread each.
+            paths = [str(HERE), str(HERE.parent / "examples"), os.environ.get("PYTHONPATH", "")]
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            os.environ["OMP_NUM_THREADS"] = "1"
             study.run_all()
     from study_report import write_report
 

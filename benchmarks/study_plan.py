@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 EMBEDDED = "hierarchy"
 DATASETS = ("MUTAG", "ENZYMES", "PROTEINS", "IMDB-BINARY", "NCI1", "DD", EMBEDDED)
 FOLDS = 10
-
-
 PUBLISHED_SPLITS = ("ENZYMES", "PROTEINS", "IMDB-BINARY", "NCI1", "DD")  # else drawn here
 
 

@@ -1,6 +1,7 @@
 """The study runs, continues after a kill, keeps its promises of fairness, and tabulates."""
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -111,6 +112,17 @@ def test_a_failed_run_is_a_result_that_says_why_and_can_be_asked_for_again(tmp_p
     assert all("nowhere" in record["failed"] for record in first)
     assert study() == first
     assert len(study("--retry-failed")) == 12
+
+
+@linux
+def test_a_second_study_leaves_the_first_one_s_file_alone(tmp_path):
+    (tmp_path / "study.jsonl").write_text('{"key": "on its w')
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command(tmp_path, *COMMON), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another study" in done.stderr
+    assert (tmp_path / "study.jsonl").read_text() == '{"key": "on its w'
 
 
 def test_real_datasets_are_not_run_on_folds_of_our_own(tmp_path):
@@ -254,6 +266,8 @@ def test_paired_test_takes_the_folds_that_both_have():
     assert difference == pytest.approx(np.mean(differences))
     assert p == pytest.approx(stats.wilcoxon(differences).pvalue)
     assert study_results.compare(ours, ours) == (0.0, 1.0)
+    almost = {fold: value + 1e-6 for fold, value in ours.items()}
+    assert study_results.compare(ours, almost) == (0.0, 1.0)
 
 
 def test_paired_test_sees_ties_through_rounding():
