@@ -214,6 +214,18 @@ def test_hyper_parameters_are_chosen_on_validation_after_all_trials():
     assert plan.choice("MUTAG", "diffpool") == study_plan.TRIALS[True][0]
 
 
+def test_a_dataset_without_trials_of_its_own_takes_what_another_chose():
+    plan = study_plan.Plan({})
+    for index, units in enumerate(plan.trials("PROTEINS", "topk")):
+        for unit in units:
+            plan.done[unit.key] = {"val_accuracy": 0.5 + 0.1 * (index == 2), "val_loss": 0.5}
+    (unit, *_) = (unit for unit in plan.chosen("DD") if unit.name == "topk")
+    flags = dict(zip(unit.flags[::2], unit.flags[1::2], strict=True))
+    assert flags["--lr"] == study_plan.TRIALS[False][2][1] != study_plan.TRIALS[False][0][1]
+    assert flags["--dataset"] == "DD"
+    assert flags["--epochs"] == str(study_plan.BUDGETS["DD"].epochs)
+
+
 def test_all_poolers_of_a_dataset_have_the_same_budget_and_number_of_trials():
     study_run.study_poolers.register()
     plan = study_plan.Plan({})
