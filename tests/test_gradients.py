@@ -245,22 +245,29 @@ def test_oracle_is_the_expectation_over_every_assignment():
     assert_close((oracle.link_loss(P, edge_index, weight) * scale) ** 2, mean_gap)
 
 
+def layer_gradient(c, logits, loss, estimator="straight_through", drop_empty=False):
+    """The gradient of ``loss(out)`` with respect to the logits, given the draw ``c``."""
+    x, edge_index, weight, _ = tiny()
+    probability = torch.softmax(logits, 1)
+    middle = probability.cumsum(1) - 0.5 * probability
+    pool = GumbelPool(2, 3, estimator=estimator, losses=(), drop_empty=drop_empty).double()
+    leaf = logits.clone().requires_grad_()
+    with injected(middle[range(4), c]):
+        out = pool(x, edge_index, weight, logits=leaf)
+    assert torch.equal(c.unique()[out.cluster] if drop_empty else out.cluster, c)
+    return torch.autograd.grad(loss(out), leaf)[0]
+
+
 def test_mean_straight_through_gradient_of_the_layer_is_diffpools_for_a_linear_loss():
     """Through the features: the mean over all 81 draws is the gradient of ⟨C, PᵀX⟩, exactly."""
-    x, edge_index, weight, logits = tiny()
+    x, _, _, logits = tiny()
     C = randn(3, 2, seed=4)
     leaf = logits.clone().requires_grad_()
     diffpool = torch.autograd.grad((C * (torch.softmax(leaf, 1).T @ x)).sum(), leaf)[0]
 
-    pool = GumbelPool(2, 3, estimator="straight_through", losses=(), drop_empty=False).double()
-    below = torch.softmax(logits, 1).cumsum(1) - 0.5 * torch.softmax(logits, 1)
     mean = torch.zeros_like(logits)
     for c, probability in assignments(logits):
-        leaf = logits.clone().requires_grad_()
-        with injected(below[range(4), c]):
-            out = pool(x, edge_index, weight, logits=leaf)
-        assert torch.equal(out.cluster, c)
-        mean += probability * torch.autograd.grad((C * out.x).sum(), leaf)[0]
+        mean += probability * layer_gradient(c, logits, lambda out: (C * out.x).sum())
     assert_close(mean, diffpool)
 
 
@@ -280,6 +287,96 @@ def test_mean_straight_through_gradient_is_diffpools_through_the_adjacency():
         g = torch.autograd.grad((M * oracle.pool_matrix(S, A)).sum(), S)[0]
         mean += probability * estimators.ESTIMATORS["straight_through"](g, logits, c, 1.0, None)
     assert_close(mean, target)
+
+
+@pytest.mark.parametrize("missing", ["edges", "supernodes"])
+@pytest.mark.parametrize("seed", range(10))
+def test_what_a_draw_leaves_out_has_no_gradient_which_is_a_bias(missing, seed):
+    """docs/theory.md, section 5: linear in all of X' or A', seen only where there is something."""
+    x, edge_index, weight, logits = tiny()
+    C, M = randn(3, 2, seed=10 + seed), randn(3, 3, seed=30 + seed)
+    leaf = logits.clone().requires_grad_()
+    P = torch.softmax(leaf, 1)
+    pooled = oracle.pool_matrix(P, oracle.adjacency(4, edge_index, weight))
+    mean_loss = (M * pooled).sum() if missing == "edges" else (C * (P.T @ x)).sum()
+    exact = torch.autograd.grad(mean_loss, leaf)[0]
+
+    mean = torch.zeros_like(logits)
+    for c, probability in assignments(logits):
+        if missing == "edges":
+            mean += probability * layer_gradient(
+                c, logits, lambda out: (M[tuple(out.edge_index)] * out.edge_weight).sum()
+            )
+        else:
+            used = c.unique()
+            mean += probability * layer_gradient(
+                c, logits, lambda out, used=used: (C[used] * out.x).sum(), drop_empty=True
+            )
+    low, high = (0.18, 0.41) if missing == "edges" else (0.13, 0.28)
+    assert low - 0.005 < (mean - exact).norm() / exact.norm() < high + 0.005
+    assert torch.cosine_similarity(mean.flatten(), exact.flatten(), dim=0) > 0.955
+
+
+@pytest.mark.parametrize("total", ["x", "edge_weight"])
+def test_a_total_has_a_gradient_only_where_something_is_left_out(total):
+    """The totals are the same for all draws, but some see less than K supernodes or K² edges."""
+    logits = tiny()[3]
+    largest = {True: [], False: []}
+    for c, _ in assignments(logits):
+        gradient = layer_gradient(
+            c, logits, lambda out: getattr(out, total).sum(), drop_empty=total == "x"
+        )
+        complete = total == "x" and len(c.unique()) == 3
+        largest[complete].append(float(gradient.abs().max()))
+    assert max(largest[False]) > 0.1
+    if total == "x":
+        assert max(largest[True]) < 1e-12
+
+
+QUADRATIC = {  # of degree two in each row, through the features or over all of A'
+    "features": lambda x, a, C, M: (x - C).square().sum(),
+    "adjacency": lambda x, a, C, M: (a - M).square().sum(),
+    "a linear step": lambda x, a, C, M: (C * (a @ x)).sum(),
+    "two linear steps": lambda x, a, C, M: (C * (a @ (a @ x))).sum(),
+}
+
+
+@pytest.mark.parametrize("form", QUADRATIC)
+def test_mean_reinmax_gradient_is_exact_up_to_degree_two_in_each_row(form):
+    """Theorem 6, over all draws of four rows, and where it ends."""
+    x, edge_index, weight, logits = tiny()
+    A, C, M = oracle.adjacency(4, edge_index, weight), randn(3, 2, seed=4), randn(3, 3, seed=5)
+    leaf = logits.clone().requires_grad_()
+    P, mean_loss = torch.softmax(leaf, 1), 0
+    mean = {"reinmax": torch.zeros_like(logits), "straight_through": torch.zeros_like(logits)}
+    for c, probability in assignments(logits):
+        S = oracle.one_hot(c, 3).requires_grad_()
+        loss = QUADRATIC[form](S.T @ x, oracle.pool_matrix(S, A), C, M)
+        g = torch.autograd.grad(loss, S)[0]
+        for name, total in mean.items():
+            total += probability * estimators.ESTIMATORS[name](g, logits, c, 1.0, None)
+        mean_loss = mean_loss + P[range(4), c].prod() * loss.detach()
+    exact = torch.autograd.grad(mean_loss, leaf)[0]
+    assert (mean["straight_through"] - exact).norm() > 0.05 * exact.norm()
+    if form == "two linear steps":
+        assert (mean["reinmax"] - exact).norm() > 0.05 * exact.norm()
+    else:
+        assert_close(mean["reinmax"], exact)
+
+
+def test_the_layers_mean_reinmax_gradient_is_exact_for_a_quadratic_of_the_features():
+    x, _, _, logits = tiny()
+    C = randn(3, 2, seed=4)
+    leaf = logits.clone().requires_grad_()
+    P, mean_loss = torch.softmax(leaf, 1), 0
+    mean = torch.zeros_like(logits)
+    for c, probability in assignments(logits):
+        value = (oracle.one_hot(c, 3).T @ x - C).square().sum()
+        mean_loss = mean_loss + P[range(4), c].prod() * value
+        mean += probability * layer_gradient(
+            c, logits, lambda out: (out.x - C).square().sum(), "reinmax"
+        )
+    assert_close(mean, torch.autograd.grad(mean_loss, leaf)[0])
 
 
 # --- gradcheck: functions that are differentiable in the usual sense ------------------------------
