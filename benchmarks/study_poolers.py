@@ -18,6 +18,14 @@ class OrthogonalGumbel(Gumbel):
         nn.init.zeros_(self.pool.lin.bias)
 
 
+class KeepingGumbel(Gumbel):
+    """`GumbelPool` that keeps empty supernodes, which gives their clusters a gradient too."""
+
+    def __init__(self, channels: int, options: PoolOptions) -> None:
+        super().__init__(channels, options)
+        self.pool.drop_empty = False
+
+
 class CosineGumbel(Gumbel):
     """`GumbelPool` on cosines between features and cluster centres, times a learned scale."""
 
@@ -92,14 +100,15 @@ def register() -> None:
         {
             "gumbel-orthogonal": OrthogonalGumbel,
             "gumbel-cosine": CosineGumbel,
+            "gumbel-keep-empty": KeepingGumbel,
             "kmis": lambda channels, options: Tgp("kmis", channels, options),
             "maxcut": lambda channels, options: Tgp("maxcut", channels, options),
             "bnpool": lambda channels, options: Tgp("bnpool", channels, options),
         }
     )
-    heads = ("gumbel-orthogonal", "gumbel-cosine")
+    variants = ("gumbel-orthogonal", "gumbel-cosine", "gumbel-keep-empty")
     for module in (poolers, options, tu_classification):
         # bnpool draws from a beta distribution, in eval() too.
-        module.SAMPLED = tuple(dict.fromkeys((*module.SAMPLED, *heads, "bnpool")))
+        module.SAMPLED = tuple(dict.fromkeys((*module.SAMPLED, *variants, "bnpool")))
     for module in (poolers, options):
-        module.ASSIGNED = tuple(dict.fromkeys((*module.ASSIGNED, *heads)))
+        module.ASSIGNED = tuple(dict.fromkeys((*module.ASSIGNED, *variants)))

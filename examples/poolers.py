@@ -36,7 +36,7 @@ class PoolOptions:
     ratio: float | None = None
     estimator: str = "gumbel"
     tau: float = 1.0
-    losses: tuple[str, ...] = ("link", "entropy")
+    losses: tuple[str, ...] = ("link", "entropy", "balance")
     aggr: str = "sum"
     sample_in_eval: bool = False
     weighted: bool = True

@@ -93,7 +93,8 @@ def adjacency_variance(
 ) -> Tensor:
     r"""The variance of each entry of the pooled adjacency :math:`S^\top A S` (Theorem 3).
 
-    Edges that are listed more than once are added up first. O((N + E)·K²) time, O((N + E)·K) memory.
+    Edges that are listed more than once are added up first. Takes O((N + E)·K²) time and
+    O((N + E)·K) memory.
 
     Args:
         edge_index: Directed edges, ``[2, E]``, int64.

@@ -59,7 +59,8 @@ class GumbelPool(torch.nn.Module):
             for none. Without ``"balance"`` assignments collapse: docs/results.md, "Use of
             clusters". (default: ``("link", "entropy", "balance")``)
         drop_empty (bool): Leaves supernodes without members out. ``False`` keeps all K of every
-            graph, so that shapes are static. (default: ``True``)
+            graph, so that shapes are static and clusters that a draw leaves empty have a gradient
+            too (docs/theory.md, section 5). (default: ``True``)
         remove_self_loops (bool): Leaves edges inside a supernode out. (default: ``False``)
         weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
             (default: ``True``)

@@ -147,7 +147,9 @@ def test_every_pooler_has_the_reference_s_number_of_parameters(name):
     assert abs(count / reference - 1) <= 0.05
 
 
-@pytest.mark.parametrize("pool", ["gumbel", "gumbel-cosine", "diffpool", "random"])
+@pytest.mark.parametrize(
+    "pool", ["gumbel", "gumbel-cosine", "gumbel-keep-empty", "diffpool", "random"]
+)
 def test_a_look_inside_measures_the_clusters_that_eval_takes_and_changes_nothing(pool):
     study_run.study_poolers.register()
     dataset = load("hierarchy", None, num_graphs=6, seed=0)
@@ -165,6 +167,7 @@ def test_a_look_inside_measures_the_clusters_that_eval_takes_and_changes_nothing
         return
     model.eval()
     level = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs).levels[0]
+    assert (level.x.size(0) == 6 * 16) == (pool in ("gumbel-keep-empty", "diffpool"))
     used = occupancy(level.cluster, batch.batch, batch.num_graphs).used
     assert found["likeliest used"] == pytest.approx(used.double().mean().item(), abs=1e-4)
     assert found["drawn used"] > found["likeliest used"]  # of an untrained head
