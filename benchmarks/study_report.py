@@ -142,7 +142,7 @@ def cost_table(plan: Plan) -> list[str]:
     runs = {dataset: collect(plan, plan.cost(dataset)) for dataset in DATASETS}
     lines: list[str] = []
     for title, cell in (
-        ("Seconds per epoch (validation included), median", lambda f: seconds(f)),
+        ("Seconds per epoch, validation included: median (least–most)", lambda f: seconds(f)),
         ("Peak memory in MB, above the imports and the dataset, median", lambda f: megabytes(f)),
         ("Directed edges per test graph: of the input, then after each level", lambda f: edges(f)),
     ):
@@ -157,9 +157,11 @@ def cost_table(plan: Plan) -> list[str]:
 
 
 def seconds(folds: dict[int, dict[str, Any]]) -> str:
-    """Median over the runs."""
-    values = [record["seconds_per_epoch"] for record in folds.values()]
-    return f"{statistics.median(values):.2f}" if values else "–"
+    """Median over the runs, and the least and the most."""
+    values = sorted(record["seconds_per_epoch"] for record in folds.values())
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else "–"
+    return f"{statistics.median(values):.2f} ({values[0]:.2f}–{values[-1]:.2f})"
 
 
 def megabytes(folds: dict[int, dict[str, Any]]) -> str:

@@ -379,3 +379,10 @@ def test_peers_clusters_are_rows_of_the_same_graph(name):
         assert out.x.size(0) == 5 * 6
     (out.x.sum() + out.loss).backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_time_is_the_median_with_its_range():
+    runs = {fold: {"seconds_per_epoch": value} for fold, value in enumerate((0.5, 2.0, 0.75))}
+    assert study_report.seconds(runs) == "0.75 (0.50–2.00)"
+    assert study_report.seconds({0: runs[0]}) == "0.50"
+    assert study_report.seconds({}) == "–"
