@@ -192,6 +192,7 @@ class Plan:
             "8 draws, gumbel_rao": [*drawn, "--estimator", "gumbel_rao"],
             "8 draws, link, entropy": [*drawn, "--losses", "link", "entropy"],
             "8 draws, binary pooled graphs": [*drawn, "--binary"],
+            "8 draws, mean of the members": [*drawn, "--aggr", "mean"],
             "8 draws, empty clusters kept": ["--pool", "gumbel-keep-empty", *DRAWN],
             "8 draws, own network": own,
             "8 draws, own network, reinmax": [*own, "--estimator", "reinmax"],
