@@ -17,6 +17,11 @@ class Edges(NamedTuple):
     edge_attr: Tensor | None
 
 
+def edge_list(edge_index: Tensor) -> Tensor:
+    """An ``EdgeIndex`` as a plain int64 tensor; anything else as it is."""
+    return edge_index.as_tensor().long() if isinstance(edge_index, EdgeIndex) else edge_index
+
+
 def to_edges(
     adjacency: Adj, edge_weight: Tensor | None, edge_attr: Tensor | None, num_nodes: int
 ) -> Edges:
@@ -27,7 +32,10 @@ def to_edges(
     features; since they come in the matrix's own order, no others may be given beside it.
     """
     if isinstance(adjacency, EdgeIndex):
-        return Edges(adjacency.as_tensor().long(), edge_weight, edge_attr)
+        sizes = adjacency.sparse_size()
+        if any(size not in (None, num_nodes) for size in sizes):
+            raise ValueError(f"edge_index must be of N nodes, N={num_nodes}; got {list(sizes)}")
+        return Edges(edge_list(adjacency), edge_weight, edge_attr)
     if not is_sparse(adjacency):
         return Edges(adjacency, edge_weight, edge_attr)
 

@@ -257,5 +257,5 @@ def assign(
             row = int(bad.nonzero()[0])
             rows = slice(row, row + 1)
             first.zero_()[row] = scorer.logits(rows, scorer.features(rows)).amax()
-            check_row_maximum(first)
+            check_row_maximum(first, "logits" if scores.weight is None else "lin(x)")
     return cluster, entropy, usage

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gumbelpool.adjacency import edge_list
 from gumbelpool.validation import (
     check_cluster,
     check_edges,
@@ -173,10 +174,11 @@ def coarsen_edges(
     r"""Relabels both ends of every edge and merges duplicates: :math:`A' = S^\top A S`.
 
     The pooled edges are the image of the input's, so there are never more of them. Differentiable
-    with respect to ``edge_weight`` and ``edge_attr``.
+    with respect to ``edge_weight`` and ``edge_attr``. The graphs of a batch stay apart if their
+    supernodes do: see :func:`coarsen_nodes`.
 
     Args:
-        edge_index: Directed edges, ``[2, E]``, int64.
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         cluster: Supernode of each node, ``[N]``, int64, in ``[0, num_supernodes)``.
         num_supernodes: K', the number of supernodes, at most 3,037,000,499 (whose square still
             is an int64).
@@ -195,6 +197,7 @@ def coarsen_edges(
     """
     check_num_supernodes(num_supernodes)
     check_cluster(cluster, num_supernodes)
+    edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     merger = EdgeMerger(edge_index, cluster, cluster, num_supernodes, num_supernodes)
     if edge_weight is None:
@@ -213,6 +216,9 @@ def coarsen_edges(
 def coarsen_nodes(x: Tensor, cluster: Tensor, num_supernodes: int, aggr: str = "sum") -> Tensor:
     r"""Merges the features of each supernode's members: :math:`X' = S^\top X`, or their mean.
 
+    In a batch of B graphs with K clusters each, supernodes are numbered through, so that no two
+    graphs share one: ``cluster = batch * K + sample_clusters(logits)``, of ``B * K``.
+
     Args:
         x: Node features, ``[N, F]``.
         cluster: Supernode of each node, ``[N]``, int64, in ``[0, num_supernodes)``.
@@ -227,6 +233,7 @@ def coarsen_nodes(x: Tensor, cluster: Tensor, num_supernodes: int, aggr: str = "
         ValueError: If shapes disagree, ``aggr`` is unknown, or an id lies outside its range.
     """
     check_features("x", x)
+    check_num_supernodes(num_supernodes)
     check_cluster(cluster, num_supernodes, num_nodes=x.size(0))
     check_in("aggr", aggr, ("sum", "mean"))
     pooled = sum_rows(x, cluster, num_supernodes)
@@ -247,8 +254,10 @@ def unpool(x: Tensor, cluster: Tensor) -> Tensor:
         ``[N, ...]``.
 
     Raises:
-        TypeError: If ``cluster`` is not int64.
+        TypeError: If ``x`` is not a tensor or ``cluster`` is not int64.
         ValueError: If ``cluster`` is not a vector, or an id lies outside ``[0, K')``.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor [K', ...]; got {type(x).__name__}")
     check_cluster(cluster, x.size(0))
     return x[cluster]

@@ -5,12 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
 from gumbelpool.validation import (
     check_batch,
     check_cluster,
     check_edges,
     check_features,
+    check_not_negative,
     check_one_graph_each,
     check_within_graphs,
 )
@@ -50,7 +52,7 @@ def occupancy(
         ValueError: If shapes disagree, ids are negative, ``batch`` is unsorted, or two graphs share
             a supernode.
     """
-    check_cluster(cluster, torch.iinfo(torch.int64).max)
+    check_cluster(cluster, None)
     batch, batch_size = _read_batch(cluster, batch, batch_size)
     _, supernode, members = torch.unique(cluster, return_inverse=True, return_counts=True)
     graph = torch.empty_like(members).scatter_(0, supernode, batch)
@@ -101,7 +103,7 @@ def crispness(
 
     Args:
         x: Node features, ``[N, F]``.
-        edge_index: Directed edges, ``[2, E]``, int64.
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         cluster: Supernode of each node, ``[N]``, int64, such as ``PoolOutput.cluster``. Nodes of
             different graphs must not share one.
         edge_weight: ``[E]``, not negative. (default: ones)
@@ -113,12 +115,14 @@ def crispness(
 
     Raises:
         TypeError: If an argument has the wrong dtype.
-        ValueError: If shapes disagree, ids are out of range, ``batch`` is unsorted, two graphs
-            share a supernode, or an edge joins two graphs.
+        ValueError: If shapes disagree, ids are out of range, a weight is negative, ``batch`` is
+            unsorted, two graphs share a supernode, or an edge joins two graphs.
     """
     check_features("x", x)
+    edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, None, x.size(0))
-    check_cluster(cluster, torch.iinfo(torch.int64).max, num_nodes=x.size(0))
+    check_not_negative("edge_weight", edge_weight)
+    check_cluster(cluster, None, num_nodes=x.size(0))
     batch, batch_size = _read_batch(cluster, batch, batch_size)
     check_within_graphs(edge_index, batch)
     _, cluster, members = torch.unique(cluster, return_inverse=True, return_counts=True)

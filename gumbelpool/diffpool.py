@@ -3,24 +3,20 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import dense_diff_pool
 from torch_geometric.typing import Adj
 from torch_geometric.utils import to_dense_adj, to_dense_batch
 
+from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import cluster_limit, read_inputs
-from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
+from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
-from gumbelpool.validation import (
-    check_in,
-    check_losses,
-    check_positive_int,
-    check_ratio,
-    check_row_maximum,
-)
+from gumbelpool.validation import check_generator, check_head, check_logits, check_row_maximum
 
 
-class DenseDiffPool(torch.nn.Module):
+class DenseDiffPool(ClusterPool):
     r"""Pools every graph to K supernodes by a soft assignment (PyG's ``dense_diff_pool``).
 
     .. math::
@@ -30,7 +26,10 @@ class DenseDiffPool(torch.nn.Module):
     :class:`~gumbelpool.GumbelPool` and the constructor options that mean something for a soft
     assignment, so that either stands in for the other. The pooled graph holds all K² edges of
     every graph, self-loops and zeros included; memory grows with B·(max n)². The losses are those
-    of ``GumbelPool`` taken at the soft S (PyG's own depend on the padding of the batch).
+    of ``GumbelPool`` taken at the soft S (PyG's own depend on the padding of the batch), but that
+    an edge listed twice is one edge of the summed weight; and by default they are DiffPool's own
+    two. A graph has rows for its K_g supernodes only. ``PoolOutput.unpool`` takes the row of each
+    node's most likely supernode; that is not S x.
 
     Args:
         in_channels (int): Channels of the features that the assignment is computed from.
@@ -65,24 +64,13 @@ class DenseDiffPool(torch.nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("num_clusters", num_clusters)
-        check_ratio(ratio)
-        check_in("aggr", aggr, ("sum", "mean"))
-        check_losses(losses, LOSSES)
-
         self.in_channels = in_channels
         self.num_clusters = num_clusters
         self.ratio = ratio
         self.aggr = aggr
-        self.losses = tuple(losses)
+        self.losses = losses
         self.remove_self_loops = remove_self_loops
-        self.lin = torch.nn.Linear(in_channels, num_clusters, bias=bias)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Resets the assignment head."""
-        self.lin.reset_parameters()
+        self.make_head(bias)
 
     def forward(
         self,
@@ -119,6 +107,7 @@ class DenseDiffPool(torch.nn.Module):
             TypeError: If an argument has the wrong type or dtype.
             ValueError: As in :class:`~gumbelpool.GumbelPool`.
         """
+        check_generator(generator)
         inputs = read_inputs(
             x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
             self.in_channels, self.num_clusters,
@@ -131,10 +120,10 @@ class DenseDiffPool(torch.nn.Module):
         if edge_attr is not None:
             values = torch.cat([values, edge_attr], dim=1)
         dtype = torch.promote_types(x.dtype, values.dtype)
-        theta = self.lin(inputs.assign_x) if logits is None else logits
+        theta = self._scores(inputs.assign_x) if logits is None else logits
         dtype = torch.promote_types(torch.promote_types(dtype, theta.dtype), torch.float32)
         theta = theta.to(dtype)
-        check_row_maximum(theta.amax(-1))
+        check_row_maximum(theta.amax(-1), "lin(x)" if logits is None else "logits")
         limit = cluster_limit(inputs, self.ratio, K)
         allowed = torch.ones(B, K, dtype=torch.bool, device=x.device)
         if limit is not None:
@@ -183,13 +172,15 @@ class DenseDiffPool(torch.nn.Module):
             losses=mean_losses(self.losses, statistics, dtype),
         )
 
-    def extra_repr(self) -> str:
-        """The constructor's arguments."""
-        return (
-            f"{self.in_channels}, num_clusters={self.num_clusters}, ratio={self.ratio}, "
-            f"aggr={self.aggr!r}, losses={self.losses}, "
-            f"remove_self_loops={self.remove_self_loops}, bias={self.lin.bias is not None}"
+    def _scores(self, assign_x: Tensor) -> Tensor:
+        """The head's scores; its own dtype need not be that of the features."""
+        if not self.head_is_plain():
+            theta: Tensor = self.lin(assign_x)
+            check_logits(theta, self.num_clusters)
+            return theta
+        weight, bias = self.lin.weight, self.lin.bias
+        check_head(weight, self.in_channels, self.num_clusters, assign_x.device)
+        dtype = torch.promote_types(assign_x.dtype, weight.dtype)
+        return F.linear(
+            assign_x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         )
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.extra_repr()})"

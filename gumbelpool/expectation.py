@@ -2,7 +2,9 @@ r"""Mean and variance of what a draw gives, in closed form, and how fast an aver
 
 The proofs are in ``docs/theory.md``, sections 2 to 4. All sums run over nodes and edges; no N×N
 matrix is formed. The probabilities are held whole, ``[N, K]``: this is for analysis, not for
-training. Everything is differentiable with respect to the floating arguments.
+training. Those of a layer are ``pool.lin(x).softmax(-1)``; the results have all K clusters of every
+graph, as the layer's have with ``drop_empty=False``. Everything is differentiable with respect to
+the floating arguments.
 """
 
 import math
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import coalesce
 
+from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import count_rows, sum_rows
 from gumbelpool.validation import (
     check_batch,
@@ -19,7 +22,9 @@ from gumbelpool.validation import (
     check_features,
     check_in,
     check_length,
+    check_not_negative,
     check_positive_int,
+    check_probability,
     check_within_graphs,
 )
 
@@ -42,11 +47,13 @@ def expected_features(
 
     Raises:
         TypeError: If an argument has the wrong dtype.
-        ValueError: If shapes disagree or ``batch`` is unsorted.
+        ValueError: If shapes disagree, ``batch`` is unsorted, or a row of ``probability`` is none.
     """
     check_features("x", x)
+    check_features("probability", probability, symbol="K")
     sizes, _ = _read_graphs(probability, x.size(0), batch, batch_size)
-    return _products(probability, x, sizes)
+    dtype = torch.promote_types(x.dtype, probability.dtype)
+    return _products(probability.to(dtype), x.to(dtype), sizes)
 
 
 def expected_adjacency(
@@ -65,7 +72,7 @@ def expected_adjacency(
     :math:`P^\top A P`.
 
     Args:
-        edge_index: Directed edges, ``[2, E]``, int64.
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         probability: P, ``[N, K]``.
         edge_weight: ``[E]``. (default: ones)
         batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
@@ -76,7 +83,8 @@ def expected_adjacency(
 
     Raises:
         TypeError: If an argument has the wrong dtype.
-        ValueError: If shapes disagree, ``batch`` is unsorted, or an edge is not inside a graph.
+        ValueError: If shapes disagree, ``batch`` is unsorted, an edge is not inside a graph, or a
+            row of ``probability`` is none.
     """
     sizes, edges = _read_edges(edge_index, probability, edge_weight, batch, batch_size)
     sent = _multiply(edges.index, edges.weight, probability)
@@ -97,7 +105,7 @@ def adjacency_variance(
     O((N + E)·K) memory.
 
     Args:
-        edge_index: Directed edges, ``[2, E]``, int64.
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         probability: P, ``[N, K]``.
         edge_weight: ``[E]``. (default: ones)
         batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
@@ -108,7 +116,8 @@ def adjacency_variance(
 
     Raises:
         TypeError: If an argument has the wrong dtype.
-        ValueError: If shapes disagree, ``batch`` is unsorted, or an edge is not inside a graph.
+        ValueError: If shapes disagree, ``batch`` is unsorted, an edge is not inside a graph, or a
+            row of ``probability`` is none.
     """
     sizes, edges = _read_edges(edge_index, probability, edge_weight, batch, batch_size)
     P, V = probability, probability * (1 - probability)
@@ -161,7 +170,7 @@ def samples_for_error(
             samples the larger the graph is. (default: ``"hoeffding"``)
         variance: The largest variance of an entry, relative to W²: the maximum of
             :func:`adjacency_variance` over W squared.
-        edge_index: Directed edges, ``[2, E]``, int64.
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         edge_weight: ``[E]``. (default: ones)
 
     Returns:
@@ -181,8 +190,11 @@ def samples_for_error(
     if method == "hoeffding":
         samples = logarithm / (2 * error**2)
     elif method == "bernstein":
-        if variance is None or not float(variance) >= 0:
-            raise ValueError(f"variance must be given for 'bernstein' and be ≥ 0; got {variance}")
+        if variance is None or not 0 <= float(variance) <= 0.25:
+            raise ValueError(
+                "variance must be given for 'bernstein', relative to W² and so in [0, 1/4]; "
+                f"got {variance}"
+            )
         samples = (2 * float(variance) + 2 * error / 3) * logarithm / error**2
     else:
         samples = _bounded_differences(edge_index, edge_weight) * logarithm / (2 * error**2)
@@ -193,12 +205,12 @@ def _bounded_differences(edge_index: Tensor | None, edge_weight: Tensor | None) 
     """Σ d_i² / W², d_i being what the edges at node i weigh."""
     if edge_index is None:
         raise ValueError("edge_index must be given for 'mcdiarmid'; got None")
+    edge_index = edge_list(edge_index)
     num_nodes = int(edge_index.max()) + 1 if edge_index.numel() > 0 else 0
     check_edges(edge_index, edge_weight, None, num_nodes)
     weight = torch.ones(edge_index.size(1), device=edge_index.device)
     weight = (weight if edge_weight is None else edge_weight).double()
-    if bool((weight < 0).any()):
-        raise ValueError(f"edge_weight must not be negative; got {float(weight.min())}")
+    check_not_negative("edge_weight", weight)
     total = float(weight.sum())
     if total == 0:
         return 0.0
@@ -226,8 +238,8 @@ def _read_graphs(
     probability: Tensor, num_nodes: int, batch: Tensor | None, batch_size: int | None
 ) -> tuple[list[int], Tensor]:
     """The number of nodes of each graph, and the graph of each node."""
-    check_features("probability", probability)
     check_length("probability", probability, "x", num_nodes)
+    check_probability(probability)
     check_batch(batch, batch_size, num_nodes)
     if batch is None:
         return [num_nodes], torch.zeros(num_nodes, dtype=torch.int64, device=probability.device)
@@ -244,8 +256,9 @@ def _read_edges(
     batch: Tensor | None,
     batch_size: int | None,
 ) -> tuple[list[int], _Edges]:
-    check_features("probability", probability)
+    check_features("probability", probability, symbol="K")
     num_nodes = probability.size(0)
+    edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, None, num_nodes)
     sizes, graph = _read_graphs(probability, num_nodes, batch, batch_size)
     check_within_graphs(edge_index, graph)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gumbelpool.coarsen import unpool
+from gumbelpool.validation import check_length
 
 
 class PoolOutput(NamedTuple):
@@ -42,5 +43,10 @@ class PoolOutput(NamedTuple):
 
         Returns:
             ``x[cluster]``, of shape ``[N, ...]``.
+
+        Raises:
+            ValueError: If ``x`` has not a row for each supernode.
         """
+        if x is not None:
+            check_length("x", x, "the pooled graph", self.x.size(0))
         return unpool(self.x if x is None else x, self.cluster)

@@ -7,24 +7,18 @@ from torch import Tensor
 from torch_geometric.typing import Adj
 
 from gumbelpool.assignment import Inputs, Plan
+from gumbelpool.base import ClusterPool
 from gumbelpool.coarsen import count_rows, sum_rows
 from gumbelpool.compiled import compiled_pool
-from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
-from gumbelpool.losses import LOSSES, GraphStatistics, mean_losses
+from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
 from gumbelpool.sampling import rows_per_block
 from gumbelpool.streaming import Pooled, streamed_pool
-from gumbelpool.validation import (
-    check_in,
-    check_losses,
-    check_positive_int,
-    check_ratio,
-    check_tau,
-)
+from gumbelpool.validation import check_generator, check_head, check_logits
 
 
-class GumbelPool(torch.nn.Module):
+class GumbelPool(ClusterPool):
     r"""Pools every graph to at most K supernodes by sampling one cluster per node.
 
     DiffPool (`Ying et al. 2018 <https://arxiv.org/abs/1806.08804>`_) with a sampled, one-hot
@@ -46,6 +40,7 @@ class GumbelPool(torch.nn.Module):
         num_clusters (int): K, the clusters per graph (an upper bound where ``ratio`` is given).
         ratio (float, optional): Graph g may use
             :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` clusters.
+            With ``drop_empty=False`` the others have rows as well, which stay empty.
             (default: ``None``, K for every graph)
         estimator (str): How :math:`\partial L / \partial S` becomes
             :math:`\partial L / \partial \theta`: ``"gumbel"``, ``"gumbel_rao"``,
@@ -70,10 +65,12 @@ class GumbelPool(torch.nn.Module):
             (default: ``False``)
         bias (bool): Whether the assignment head has a bias. (default: ``True``)
         block_size (int, optional): Rows of the assignment that are held at a time.
+            Draws do not depend on it, the noise of an estimator does.
             (default: ``None``, as many as stay in cache)
 
     Attributes:
-        lin (torch.nn.Linear): The assignment head, ``in_channels`` to ``num_clusters``.
+        lin (torch.nn.Linear): The assignment head, ``in_channels`` to ``num_clusters``. Another
+            module may be put in its place; its scores, ``[N, K]``, are then held whole.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -104,34 +101,19 @@ class GumbelPool(torch.nn.Module):
         block_size: int | None = None,
     ) -> None:
         super().__init__()
-        check_positive_int("in_channels", in_channels)
-        check_positive_int("num_clusters", num_clusters)
-        check_ratio(ratio)
-        check_in("estimator", estimator, ESTIMATORS)
-        check_tau(tau)
-        check_in("aggr", aggr, ("sum", "mean"))
-        check_losses(losses, LOSSES)
-        if block_size is not None:
-            check_positive_int("block_size", block_size)
-
         self.in_channels = in_channels
         self.num_clusters = num_clusters
         self.ratio = ratio
         self.estimator = estimator
         self.tau = tau
         self.aggr = aggr
-        self.losses = tuple(losses)
+        self.losses = losses
         self.drop_empty = drop_empty
         self.remove_self_loops = remove_self_loops
         self.weighted = weighted
         self.sample_in_eval = sample_in_eval
         self.block_size = block_size
-        self.lin = torch.nn.Linear(in_channels, num_clusters, bias=bias)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Resets the assignment head."""
-        self.lin.reset_parameters()
+        self.make_head(bias)
 
     def forward(
         self,
@@ -153,7 +135,8 @@ class GumbelPool(torch.nn.Module):
                 given.
             edge_index: Edges ``[2, E]``, int64, as (source, target); or an ``EdgeIndex``; or
                 :math:`A^\top` as a ``SparseTensor`` or ``torch.sparse`` matrix with the edge
-                weights (or features) for its values.
+                weights (or features) for its values. An edge that is listed twice counts twice;
+                for the ``link`` loss coalesce first, since ‖A‖ is summed over the list.
             edge_weight: ``[E]``. (default: ones)
             batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
             edge_attr: Edge features, ``[E, D]``, summed into the pooled edges.
@@ -172,11 +155,16 @@ class GumbelPool(torch.nn.Module):
             ValueError: If shapes disagree, an edge end lies outside [0, N) or joins two graphs,
                 ``batch`` is unsorted or negative, or a row of logits has no softmax.
         """
-        check_tau(self.tau)
+        check_generator(generator)
         inputs = read_inputs(
             x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
+        if logits is None and not self.head_is_plain():
+            logits = self.lin(inputs.assign_x)
+            check_logits(logits, self.num_clusters)
+        elif logits is None:
+            check_head(self.lin.weight, self.in_channels, self.num_clusters, x.device)
         limit = cluster_limit(inputs, self.ratio, self.num_clusters)
         plan = Plan(
             num_clusters=self.num_clusters,
@@ -186,7 +174,7 @@ class GumbelPool(torch.nn.Module):
             sample=self.training or self.sample_in_eval,
             drop_empty=self.drop_empty,
             remove_self_loops=self.remove_self_loops,
-            losses=self.losses,
+            losses=tuple(self.losses),
             block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
         tensors = Inputs(
@@ -221,20 +209,6 @@ class GumbelPool(torch.nn.Module):
             cluster=pooled.cluster,
             losses=mean_losses(self.losses, statistics, pooled.x.dtype),
         )
-
-    def extra_repr(self) -> str:
-        """The constructor's arguments."""
-        return (
-            f"{self.in_channels}, num_clusters={self.num_clusters}, ratio={self.ratio}, "
-            f"estimator={self.estimator!r}, tau={self.tau}, aggr={self.aggr!r}, "
-            f"losses={self.losses}, drop_empty={self.drop_empty}, "
-            f"remove_self_loops={self.remove_self_loops}, weighted={self.weighted}, "
-            f"sample_in_eval={self.sample_in_eval}, bias={self.lin.bias is not None}, "
-            f"block_size={self.block_size}"
-        )
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({self.extra_repr()})"
 
 
 def _statistics(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gumbelpool import scratch
-from gumbelpool.validation import check_logits, check_row_maximum
+from gumbelpool.validation import check_generator, check_logits, check_row_maximum
 
 DRAW_WIDTH = 32  # entries of a row that are summed before a draw looks at them one by one
 
@@ -128,14 +128,15 @@ def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None)
         generator: Source of randomness, on the device of ``logits``. (default: torch's own)
 
     Returns:
-        One cluster id in ``[0, K)`` per row, ``[N]``, int64.
+        One cluster id in ``[0, K)`` per row, ``[N]``, int64; whichever graph the row is of.
 
     Raises:
-        TypeError: If ``logits`` is not floating point.
+        TypeError: If ``logits`` is not floating point, or ``generator`` not a generator.
         ValueError: If ``logits`` is not ``[N, K]`` with K ≥ 1, or a row holds a NaN or +∞ or
             nothing but −∞.
     """
     check_logits(logits)
+    check_generator(generator)
     with torch.no_grad():
         uniform = uniform_noise(logits.size(0), logits.device, generator)
         cluster = torch.empty(logits.size(0), dtype=torch.int64, device=logits.device)

@@ -4,19 +4,26 @@ Checks of types and shapes cost nothing and always run. Checks that read the dat
 and on a GPU a device sync) run unless :class:`data_checks` switches them off.
 """
 
+import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from numbers import Integral, Real
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _data_checks_enabled = True
 MAX_SUPERNODES = math.isqrt(torch.iinfo(torch.int64).max)  # a pair of ids must fit an int64
 
 
 class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
-    """Switches the checks that read the data on or off, for good or within a ``with`` block.
+    """Switches the checks that read the data on or off: for good, in a ``with`` block, or, as a
+    decorator, while a function runs.
 
     With the checks off, bad data (edge ends out of range, edges between graphs, an unsorted batch,
     NaN) gives undefined results.
@@ -31,8 +38,20 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
 
     def __init__(self, enabled: bool) -> None:
         global _data_checks_enabled
-        self.previous = _data_checks_enabled
+        self.enabled, self.previous = enabled, _data_checks_enabled
         _data_checks_enabled = enabled
+
+    def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """Switches within the function alone."""
+        global _data_checks_enabled
+        _data_checks_enabled = self.previous
+
+        @functools.wraps(function)
+        def switched(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            with data_checks(self.enabled):
+                return function(*args, **kwargs)
+
+        return switched
 
     def __enter__(self) -> None:
         """The switch was already thrown by the constructor."""
@@ -62,40 +81,54 @@ def check_in(name: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"{name} must be one of {choices}; got {value!r}")
 
 
-def check_positive_int(name: str, value: object) -> None:
-    """Checks an int ≥ 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_bool(name: str, value: object) -> None:
+    """Checks a switch."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+
+
+def check_positive_int(name: str, value: object, optional: bool = False) -> None:
+    """Checks an int ≥ 1, or None where it is optional."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int; got {value!r} of type {type(value).__name__}")
-    if value < 1:
+    if int(value) < 1:
         raise ValueError(f"{name} must be at least 1; got {value}")
 
 
-def check_tau(tau: object) -> None:
+def check_tau(name: str, value: object) -> None:
     """Checks a temperature."""
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)):
-        raise TypeError(f"tau must be a float; got {tau!r} of type {type(tau).__name__}")
-    if not 0 < tau < math.inf:
-        raise ValueError(f"tau must be positive and finite; got {tau}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a float; got {value!r} of type {type(value).__name__}")
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"{name} must be positive and finite; got {value}")
 
 
-def check_ratio(ratio: object) -> None:
+def check_ratio(name: str, value: object) -> None:
     """Checks a pooling ratio, or None."""
-    if ratio is None:
+    if value is None:
         return
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
-        raise TypeError(f"ratio must be a float or None; got {ratio!r}")
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be in (0, 1]; got {ratio}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a float or None; got {value!r}")
+    if not 0 < float(value) <= 1:
+        raise ValueError(f"{name} must be in (0, 1]; got {value}")
 
 
-def check_losses(losses: object, allowed: Collection[str]) -> None:
+def check_losses(name: str, value: object, allowed: Collection[str]) -> None:
     """Checks a sequence of loss names."""
-    if isinstance(losses, str) or not isinstance(losses, Sequence):
-        raise TypeError(f"losses must be a tuple of names; got {losses!r}")
-    for name in losses:
-        check_in("each of losses", name, allowed)
-    if len(set(losses)) < len(losses):
-        raise ValueError(f"losses must not repeat a name; got {tuple(losses)!r}")
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a tuple of names; got {value!r}")
+    for each in value:
+        check_in(f"each of {name}", each, allowed)
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} must not repeat a name; got {tuple(value)!r}")
+
+
+def check_generator(generator: object) -> None:
+    """Checks a source of randomness, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None; got {generator!r}")
 
 
 def _check_tensor(name: str, value: object, shape: str, dim: int) -> None:
@@ -122,9 +155,9 @@ def _check_range(name: str, value: Tensor, bound: int, meaning: str) -> None:
             raise ValueError(f"{name} must lie in [0, {bound}), {meaning}; got {low} to {high}")
 
 
-def check_features(name: str, x: object, channels: int | None = None) -> None:
+def check_features(name: str, x: object, channels: int | None = None, symbol: str = "F") -> None:
     """Checks a floating ``[N, F]``, where F must be ``channels`` if that is given."""
-    shape = f"[N, {'F' if channels is None else channels}]"
+    shape = f"[N, {symbol if channels is None else channels}]"
     _check_tensor(name, x, shape, 2)
     assert isinstance(x, Tensor)
     _check_floating(name, x)
@@ -149,13 +182,24 @@ def check_devices(x: Tensor, **others: Tensor | None) -> None:
 
 def check_logits(logits: object, num_clusters: int | None = None) -> None:
     """Checks floating ``[N, K]`` scores, K ≥ 1."""
-    check_features("logits", logits, num_clusters)
+    check_features("logits", logits, num_clusters, "K")
     assert isinstance(logits, Tensor)
     if logits.size(1) < 1:
         raise ValueError(f"logits must have at least one column; got {list(logits.shape)}")
 
 
-def check_row_maximum(maximum: Tensor) -> None:
+def check_head(weight: Tensor, in_channels: int, num_clusters: int, device: torch.device) -> None:
+    """Checks that an assignment head has the layer's size and is where the features are."""
+    if weight.shape != (num_clusters, in_channels):
+        raise ValueError(
+            f"lin must map in_channels, {in_channels}, to num_clusters, {num_clusters}; "
+            f"got a weight of shape {list(weight.shape)}"
+        )
+    if weight.device != device:
+        raise ValueError(f"lin must be on the device of x, {device}; got {weight.device}")
+
+
+def check_row_maximum(maximum: Tensor, name: str = "logits") -> None:
     """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
     if data_checks_enabled():
         maximum = maximum.detach()
@@ -163,24 +207,52 @@ def check_row_maximum(maximum: Tensor) -> None:
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             raise ValueError(
-                "logits must have no NaN and no +inf, and a finite entry in every row; "
+                f"{name} must have no NaN and no +inf, and a finite entry in every row; "
                 f"the largest entry of row {row} is {float(maximum[row])}"
             )
 
 
-def check_cluster(cluster: object, num_supernodes: int, num_nodes: int | None = None) -> None:
-    """Checks supernode ids ``[N]``."""
+def check_cluster(
+    cluster: object, num_supernodes: int | None, num_nodes: int | None = None
+) -> None:
+    """Checks supernode ids ``[N]``, which are below ``num_supernodes`` if that is given."""
     _check_tensor("cluster", cluster, "[N]", 1)
     assert isinstance(cluster, Tensor)
     _check_int64("cluster", cluster)
     if num_nodes is not None:
         check_length("cluster", cluster, "x", num_nodes)
-    _check_range("cluster", cluster, num_supernodes, "the supernodes")
+    if num_supernodes is not None:
+        _check_range("cluster", cluster, num_supernodes, "the supernodes")
+    elif data_checks_enabled() and cluster.numel() > 0 and int(cluster.min()) < 0:
+        raise ValueError(f"cluster must not be negative; got {int(cluster.min())}")
 
 
-def check_num_supernodes(num_supernodes: int) -> None:
+def check_not_negative(name: str, value: Tensor | None) -> None:
+    """Checks weights that must not be negative."""
+    if data_checks_enabled() and value is not None and bool((value < 0).any()):
+        raise ValueError(f"{name} must not be negative; got {float(value.min())}")
+
+
+def check_probability(probability: Tensor) -> None:
+    """Checks that each row is a distribution, up to what rounding does to a softmax."""
+    if data_checks_enabled() and probability.numel() > 0:
+        rows = probability.detach().double()
+        slack = 4 * torch.finfo(probability.dtype).eps * max(probability.size(1), 8)
+        bad = (rows < 0).any(1) | ~((rows.sum(1) - 1).abs() <= slack)
+        if bool(bad.any()):
+            row = int(bad.nonzero()[0])
+            raise ValueError(
+                "probability must have rows that are not negative and sum to one, such as "
+                f"softmax(logits); row {row} has a sum of {float(rows[row].sum()):g} "
+                f"and a least entry of {float(rows[row].min()):g}"
+            )
+
+
+def check_num_supernodes(num_supernodes: object) -> None:
     """Checks that a pair of supernode ids fits an int64 key."""
-    if not 0 <= num_supernodes <= MAX_SUPERNODES:
+    if isinstance(num_supernodes, bool) or not isinstance(num_supernodes, Integral):
+        raise TypeError(f"the number of supernodes must be an int; got {num_supernodes!r}")
+    if not 0 <= int(num_supernodes) <= MAX_SUPERNODES:
         raise ValueError(
             f"the number of supernodes must be in [0, {MAX_SUPERNODES}], "
             f"so that a pair of them fits an int64; got {num_supernodes}"
@@ -201,6 +273,11 @@ def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_
         if value is not None:
             _check_tensor(name, value, shape, dim)
             assert isinstance(value, Tensor)
+            if name == "edge_weight" and value.dtype == torch.int64:
+                raise TypeError(
+                    "edge_weight must be floating point; got torch.int64 "
+                    "(a batch vector is passed as batch=)"
+                )
             _check_floating(name, value)
             if value.size(0) != edge_index.size(1):
                 raise ValueError(

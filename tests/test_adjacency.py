@@ -13,7 +13,15 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GraphConv
 from torch_geometric.transforms import ToSparseTensor
 
-from gumbelpool import DenseDiffPool, GumbelPool
+from gumbelpool import (
+    DenseDiffPool,
+    GumbelPool,
+    adjacency_variance,
+    coarsen_edges,
+    crispness,
+    expected_adjacency,
+    samples_for_error,
+)
 
 if not torch_geometric.typing.WITH_TORCH_SPARSE and os.environ.get("GUMBELPOOL_REQUIRE_SPARSE"):
     raise RuntimeError("GUMBELPOOL_REQUIRE_SPARSE is set, but torch-sparse is not installed")
@@ -48,6 +56,27 @@ def as_sparse_tensor(edge_index, weight):
     from torch_sparse import SparseTensor
 
     return SparseTensor(row=edge_index[1], col=edge_index[0], value=weight, sparse_sizes=(N, N))
+
+
+def test_the_functions_take_an_edge_index(graph):
+    x, edge_index, weight = graph
+    wrapped = EdgeIndex(edge_index.int(), sparse_size=(N, N))
+    cluster, probability = torch.arange(N) % K, torch.rand(N, K).softmax(1)
+    for function in (
+        lambda edges: coarsen_edges(edges, cluster, K, weight)[:2],
+        lambda edges: crispness(x, edges, cluster, weight),
+        lambda edges: (expected_adjacency(edges, probability, weight),),
+        lambda edges: (adjacency_variance(edges, probability, weight),),
+        lambda edges: (samples_for_error(0.1, 0.1, K, "mcdiarmid", edge_index=edges),),
+    ):
+        for found, expected in zip(function(wrapped), function(edge_index), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_an_edge_index_of_another_number_of_nodes_is_refused(graph):
+    x, edge_index, _ = graph
+    with pytest.raises(ValueError, match=r"edge_index must be of N nodes, N=9; got \[20, 9\]"):
+        GumbelPool(3, K)(x, EdgeIndex(edge_index, sparse_size=(20, N)))
 
 
 FORMS = [as_coo, as_csr, as_csc, pytest.param(as_sparse_tensor, marks=needs_torch_sparse)]

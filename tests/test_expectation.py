@@ -201,6 +201,7 @@ def test_the_number_of_samples_is_enough(method):
         ({"num_clusters": 0}, "num_clusters must be at least 1"),
         ({"method": "chernoff"}, "method must be one of"),
         ({"method": "bernstein"}, "variance must be given"),
+        ({"method": "bernstein", "variance": 5.0}, "relative to W².*; got 5.0"),
         ({"method": "mcdiarmid"}, "edge_index must be given"),
         (
             {
@@ -221,7 +222,21 @@ def test_mismatched_shapes_are_named():
     with pytest.raises(ValueError, match="probability must have as many rows"):
         expected_features(rand(3, 2, seed=0), rand(4, 2, seed=0))
     with pytest.raises(ValueError, match="edge_index must lie in"):
-        expected_adjacency(torch.tensor([[0], [5]]), rand(4, 2, seed=0))
+        expected_adjacency(torch.tensor([[0], [5]]), rand(4, 2, seed=0).softmax(1))
+
+
+def test_scores_are_not_probabilities():
+    for bad in (rand(4, 2, seed=0), torch.tensor([[1.5, -0.5]]).expand(4, 2)):
+        with pytest.raises(ValueError, match="probability must have rows that are not negative"):
+            expected_features(rand(4, 3, seed=1), bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("num_clusters", [1, 7, 1000])
+def test_softmaxes_of_any_dtype_are_probabilities(dtype, num_clusters):
+    probability = (4 * randn(50, num_clusters, seed=0)).to(dtype).softmax(1)
+    mean = expected_features(randn(50, 2, seed=1), probability)
+    assert mean.dtype == torch.float64
 
 
 # --- several levels -----------------------------------------------------------------------------
