@@ -50,7 +50,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if action.default in (None, False, argparse.SUPPRESS) or "default" in text:
+        named = action.default is None or action.default is False or "default" in text
+        if named or action.default == argparse.SUPPRESS:
             return text
         default = action.default
         shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
@@ -193,10 +194,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="message-passing layers before each pooling, and after the last",
     )
-    net.add_argument("--dropout", type=probability, default=0.0, metavar="P")
+    net.add_argument(
+        "--dropout",
+        type=probability,
+        default=0.0,
+        metavar="P",
+        help="probability of dropout after each layer",
+    )
 
     train = parser.add_argument_group("training")
-    train.add_argument("--epochs", type=positive, default=60, metavar="N")
+    train.add_argument(
+        "--epochs", type=positive, default=60, metavar="N", help="the most epochs of a fold"
+    )
     train.add_argument(
         "--patience",
         type=positive,
@@ -214,7 +223,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--lr", type=positive_float, default=3e-3, metavar="LR", help="learning rate of Adam"
     )
-    train.add_argument("--weight-decay", type=nonnegative_float, default=0.0, metavar="W")
+    train.add_argument(
+        "--weight-decay",
+        type=nonnegative_float,
+        default=0.0,
+        metavar="W",
+        help="weight decay of Adam",
+    )
     train.add_argument(
         "--seed", type=nonnegative, default=0, metavar="N", help="decides everything random"
     )
