@@ -186,6 +186,7 @@ class Plan:
         """What looked best in `collapse`, together, and tested as it is trained: with draws."""
         drawn = ["--pool", "gumbel", *DRAWN]
         own = [*drawn, *OWN]
+        straight = ["--estimator", "straight_through"]
         kept = ["--pool", "gumbel-keep-empty", *DRAWN]
         settings = {
             "8 draws": drawn,
@@ -196,12 +197,8 @@ class Plan:
             "8 draws, mean of the members": [*drawn, "--aggr", "mean"],
             "8 draws, empty clusters kept": kept,
             "8 draws, empty clusters kept, reinmax": [*kept, "--estimator", "reinmax"],
-            "8 draws, straight_through": [*drawn, "--estimator", "straight_through"],
-            "8 draws, empty clusters kept, straight_through": [
-                *kept,
-                "--estimator",
-                "straight_through",
-            ],  # fmt: skip
+            "8 draws, straight_through": [*drawn, *straight],
+            "8 draws, empty clusters kept, straight_through": [*kept, *straight],
             "8 draws, own network": own,
             "8 draws, own network, reinmax": [*own, "--estimator", "reinmax"],
             "8 draws, own network, gumbel_rao": [*own, "--estimator", "gumbel_rao"],
