@@ -73,7 +73,7 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected
 
 
-def compare(ours: dict[int, float], theirs: dict[int, float]) -> tuple[float, float]:
+def compare(ours: dict[Any, float], theirs: dict[Any, float]) -> tuple[float, float]:
     """Mean difference over the folds that both have, and Wilcoxon's two-sided p."""
     shared = sorted(ours.keys() & theirs.keys())
     # Accuracies on small folds tie often, in float32 but almost. Zeros count half to each side.

@@ -285,6 +285,22 @@ def test_paired_test_takes_the_folds_that_both_have():
     assert study_results.compare(ours, almost) == (0.0, 1.0)
 
 
+def test_folds_of_all_real_datasets_are_tested_together_as_well():
+    def runs(*accuracies: float) -> dict[int, dict]:
+        return {fold: {"test_accuracy": value / 100} for fold, value in enumerate(accuracies)}
+
+    tests = study_report.by_test(
+        {
+            "MUTAG": {"gumbel": runs(70, 80), "none": runs(60, 60)},
+            "DD": {"gumbel": runs(50)},
+            "hierarchy": {"gumbel": runs(96), "none": runs(20)},
+        }
+    )
+    assert list(tests) == ["MUTAG", "DD", "hierarchy", study_report.ALL]
+    assert tests[study_report.ALL]["none"] == {("MUTAG", 0): 60, ("MUTAG", 1): 60}
+    assert tests[study_report.ALL]["gumbel"] == tests["MUTAG"]["gumbel"] | tests["DD"]["gumbel"]
+
+
 def test_paired_test_sees_ties_through_rounding():
     steps = [3, -1, 2, 0, 1, 1, -2, 0, 4, 1]
     ours = {fold: 70 + step * 100 / 60 for fold, step in enumerate(steps)}
