@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch_geometric.nn.inits import reset
 
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.losses import LOSSES
@@ -53,7 +54,7 @@ class ClusterPool(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         """Resets the assignment head."""
-        self.lin.reset_parameters()
+        reset(self.lin)
 
     def head_is_plain(self) -> bool:
         """Whether ``lin`` is no more than its weight and bias: no other module, no hook on it."""

@@ -283,6 +283,8 @@ def test_another_module_may_be_the_head(layer):
         torch.testing.assert_close(out.x, expected.x)
         torch.testing.assert_close(out.losses, expected.losses)
         assert repr(double).startswith(layer.__name__)
+    double.reset_parameters()
+    assert not torch.equal(double.lin[0].weight, pool.lin.weight)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
