@@ -50,6 +50,7 @@ POOLERS: dict[str, list[str]] = {
         f"gumbel, {name}": ["--pool", "gumbel", *DRAWN, "--estimator", name]
         for name in ESTIMATORS[1:]
     },
+    "gumbel, empty clusters kept": ["--pool", "gumbel-keep-empty", *DRAWN],
 }
 WITHOUT_LOSS = ("topk", "sag", "asap", "kmis", "random", "none")
 # What is tried on validation, the same number for all: the learning rate, and the weight of the

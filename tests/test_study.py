@@ -252,7 +252,7 @@ def test_poolers_that_draw_are_tested_with_eight_draws(name):
     study_run.study_poolers.register()
     args = arguments_of(*study_plan.POOLERS[name])
     options.check(args)
-    draws = args.pool in ("gumbel", "random", "bnpool")
+    draws = args.pool in ("gumbel", "gumbel-keep-empty", "random", "bnpool")
     assert tu_classification.training_options(args).eval_samples == (8 if draws else 1)
 
 
