@@ -243,7 +243,7 @@ class Plan:
 
 
 EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, ...]]] = {
-    "tuning": (Plan.tuning, ("ENZYMES", "PROTEINS", "hierarchy")),
+    "tuning": (Plan.tuning, ("ENZYMES", "hierarchy")),
     "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
     "main": (Plan.main, DATASETS),
     "samples": (Plan.samples, ("ENZYMES", "hierarchy")),
