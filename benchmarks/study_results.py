@@ -31,9 +31,27 @@ def accuracies(folds: dict[int, dict[str, Any]]) -> dict[int, float]:
 
 
 def main_runs(plan: Plan) -> dict[str, Runs]:
-    """By dataset, the runs with what was chosen; datasets without any are left out."""
-    found = {dataset: collect(plan, plan.chosen(dataset)) for dataset in DATASETS}
-    return {dataset: runs for dataset, runs in found.items() if runs}
+    """By dataset, the runs with what was chosen, on the folds on which all poolers were run.
+
+    A study that goes on must not compare poolers on different folds. One that ran in none of its
+    trials is not waited for.
+    """
+    whole: dict[str, Runs] = {}
+    for dataset in DATASETS:
+        runs = collect(plan, plan.chosen(dataset))
+        waited = [
+            name
+            for name in POOLERS
+            if plan.choice(dataset, name) is not None
+            or not all(unit.key in plan.done for t in plan.trials(dataset, name) for unit in t)
+        ]
+        folds = set.intersection(*(set(runs.get(name, {})) for name in waited)) if waited else set()
+        if folds:
+            whole[dataset] = {
+                name: {fold: record for fold, record in found.items() if fold in folds}
+                for name, found in runs.items()
+            }
+    return whole
 
 
 def ranks(runs: dict[str, Runs]) -> dict[str, float]:

@@ -285,6 +285,27 @@ def test_paired_test_takes_the_folds_that_both_have():
     assert study_results.compare(ours, almost) == (0.0, 1.0)
 
 
+def test_only_folds_that_all_poolers_were_run_on_are_compared():
+    plan = study_plan.Plan({})
+    for name in study_plan.POOLERS:
+        for units in plan.trials("MUTAG", name):
+            for unit in units:
+                plan.done[unit.key] = {"val_accuracy": 0.5, "val_loss": 0.5, "test_accuracy": 0.5}
+            if name == "asap":
+                plan.done[units[0].key] = {"failed": "no memory"}
+    (trial, *_) = plan.trials("ENZYMES", "gumbel")[0]
+    plan.done[trial.key] = {"val_accuracy": 0.5, "val_loss": 0.5, "test_accuracy": 0.5}
+    later = [unit for unit in plan.chosen("MUTAG") if unit.fold == 1]
+    for unit in later[:-1]:
+        plan.done[unit.key] = {"test_accuracy": 0.5}
+    found = study_results.main_runs(plan)
+    assert set(found) == {"MUTAG"}
+    assert set(found["MUTAG"]) == set(study_plan.POOLERS) - {"asap"}
+    assert all(set(folds) == {0} for folds in found["MUTAG"].values())
+    plan.done[later[-1].key] = {"failed": "no time"}  # is a result as well
+    assert all(set(folds) == {0, 1} for folds in study_results.main_runs(plan)["MUTAG"].values())
+
+
 def test_folds_of_all_real_datasets_are_tested_together_as_well():
     def runs(*accuracies: float) -> dict[int, dict]:
         return {fold: {"test_accuracy": value / 100} for fold, value in enumerate(accuracies)}
