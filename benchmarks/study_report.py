@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,9 @@ def mean_of(folds: dict[int, dict[str, Any]], *path: str | int, digits: int = 2)
     for record in succeeded(folds).values():
         found: Any = record
         for step in path:
-            if isinstance(found, dict) and step not in found:
-                return "–"
-            found = found[step]
-        values.append(found)
+            found = found.get(step, np.nan) if isinstance(found, dict) else found[step]
+        if np.isfinite(found):  # elsewhere there was nothing to measure
+            values.append(found)
     return f"{np.mean(values):.{digits}f}" if values else "–"
 
 
@@ -134,10 +134,10 @@ def test_table(runs: dict[str, Runs]) -> list[str]:
             for name in POOLERS
             if name != "gumbel" and len(ours.keys() & tested.get(name, {}).keys()) > 5
         }
-        corrected = holm([p for _, p in others.values()])
+        corrected = holm([p for *_, p in others.values()])
         columns[dataset] = {
-            name: f"{difference:+.1f} ({p:.2g})" + ("*" if p < 0.05 else "")
-            for (name, (difference, _)), p in zip(others.items(), corrected, strict=True)
+            name: f"{difference:+.1f} ± {error:.1f} ({p:.2g})" + ("*" if p < 0.05 else "")
+            for (name, (difference, error, _)), p in zip(others.items(), corrected, strict=True)
         }
     columns = {dataset: column for dataset, column in columns.items() if column}
     if not columns:
@@ -148,22 +148,22 @@ def test_table(runs: dict[str, Runs]) -> list[str]:
         if name != "gumbel"
     ]
     return [
-        "gumbel minus the other, points of accuracy, and in parentheses p of Wilcoxon's paired",
-        "test over the folds, Holm-corrected within each column; * where p < 0.05. The last column",
-        "is of the folds of all real datasets.",
+        "gumbel minus the other, points of accuracy: mean ± standard error over the folds, and in",
+        "parentheses p of Wilcoxon's paired test, Holm-corrected within each column; * where",
+        "p < 0.05. The last column is of all real datasets. (Folds share most of their",
+        "training graphs, which makes p too small, for all alike.)",
         "",
         *table(["gumbel against", *columns], rows),
     ]
 
 
 def cost_table(plan: Plan) -> list[str]:
-    """Time, memory and size, measured alone."""
+    """Time and memory, measured alone."""
     runs = {dataset: collect(plan, plan.cost(dataset)) for dataset in DATASETS}
     lines: list[str] = []
     for title, cell in (
         ("Seconds per epoch, validation included: median (least–most)", lambda f: seconds(f)),
         ("Peak memory in MB, above the imports and the dataset, median", lambda f: megabytes(f)),
-        ("Directed edges per test graph: of the input, then after each level", lambda f: edges(f)),
     ):
         found = {dataset: f for dataset, f in runs.items() if f}
         if found:
@@ -187,6 +187,18 @@ def megabytes(folds: dict[int, dict[str, Any]]) -> str:
     """Median over the runs."""
     values = [record["peak_bytes"] / 1e6 for record in folds.values()]
     return f"{statistics.median(values):.0f}" if values else "–"
+
+
+def edges_table(runs: dict[str, Runs]) -> list[str]:
+    """How large pooled graphs are."""
+    if not runs:
+        return []
+    rows = [
+        [name, *(edges(succeeded(found.get(name, {}))) for found in runs.values())]
+        for name in POOLERS
+    ]
+    title = "Directed edges per test graph of the runs above: of the input, then after each level"
+    return [f"{title}.", "", *table(["", *runs], rows)]
 
 
 def edges(folds: dict[int, dict[str, Any]]) -> str:
@@ -259,6 +271,8 @@ def collapse_table(plan: Plan, dataset: str) -> list[str]:
             cells.append(" → ".join(mean_of(folds, "trace", moment, field) for moment in (0, -1)))
         rows.append([name, *cells])
     head = ["", "test %", "validation %", *USE.values()]
+    filled = [any(row[column] != "– → –" for row in rows) for column in range(len(head))]
+    head, *rows = (list(compress(row, filled)) for row in (head, *rows))
     return _section(dataset, runs, table(head, rows))
 
 
@@ -371,7 +385,7 @@ def write_report(plan: Plan, docs: Path) -> str:
     docs.mkdir(exist_ok=True, parents=True)
     runs = main_runs(plan)
     sections = {
-        "study": [*accuracy_table(runs), *test_table(runs), *failures(plan)],
+        "study": [*accuracy_table(runs), *test_table(runs), *edges_table(runs), *failures(plan)],
         "study cost": cost_table(plan),
     }
     for name, make in (

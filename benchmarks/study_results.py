@@ -91,12 +91,12 @@ def holm(p_values: list[float]) -> list[float]:
     return corrected
 
 
-def compare(ours: dict[Any, float], theirs: dict[Any, float]) -> tuple[float, float]:
-    """Mean difference over the folds that both have, and Wilcoxon's two-sided p."""
+def compare(ours: dict[Any, float], theirs: dict[Any, float]) -> tuple[float, float, float]:
+    """Mean difference over the folds that both have, its error, and Wilcoxon's two-sided p."""
     shared = sorted(ours.keys() & theirs.keys())
     # Accuracies on small folds tie often, in float32 but almost. Zeros count half to each side.
     differences = np.array([ours[fold] - theirs[fold] for fold in shared]).round(4)
     if not differences.any():
-        return 0.0, 1.0
+        return 0.0, 0.0, 1.0
     p = stats.wilcoxon(differences, zero_method="zsplit").pvalue
-    return float(differences.mean()), float(p)
+    return float(differences.mean()), standard_error(list(differences)), float(p)

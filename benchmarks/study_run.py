@@ -98,7 +98,8 @@ def similarity(x: Tensor, batch: Tensor, batch_size: int) -> Tensor:
     unit, batch = (x / length)[kept], batch[kept]
     count = torch.bincount(batch, minlength=batch_size)
     total = scatter(unit, batch, 0, batch_size, "sum").square().sum(-1)
-    return (total - count) / (count * (count - 1))
+    pairs = (count * (count - 1)).double()
+    return ((total - count) / pairs).where(pairs > 0, torch.nan)
 
 
 @torch.no_grad()

@@ -192,7 +192,11 @@ def test_similarity_is_the_mean_cosine_of_pairs():
     found = study_run.similarity(x, batch, 3)
     mean = 2 * 0.5**0.5 / 3
     # A graph without two supernodes says nothing, rather than that they are unlike.
-    torch.testing.assert_close(found, torch.tensor([mean, np.nan, np.nan]), equal_nan=True)
+    expected = torch.tensor([mean, np.nan, np.nan], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-6, atol=0)
+    # Nor does a lone supernode whose length rounds to a little more or less than one.
+    lone = torch.full((1, 3), 1 / 3)
+    assert study_run.similarity(lone, torch.tensor([0]), 1).isnan().all()
 
 
 def test_hyper_parameters_are_chosen_on_validation_after_all_trials():
@@ -276,13 +280,14 @@ def test_holm_correction():
 def test_paired_test_takes_the_folds_that_both_have():
     ours = {fold: 70.0 + fold for fold in range(8)}
     theirs = {fold: 69.0 - fold for fold in range(2, 10)}
-    difference, p = study_results.compare(ours, theirs)
+    difference, error, p = study_results.compare(ours, theirs)
     differences = [ours[fold] - theirs[fold] for fold in range(2, 8)]
     assert difference == pytest.approx(np.mean(differences))
+    assert error == pytest.approx(stats.sem(differences))
     assert p == pytest.approx(stats.wilcoxon(differences).pvalue)
-    assert study_results.compare(ours, ours) == (0.0, 1.0)
+    assert study_results.compare(ours, ours) == (0.0, 0.0, 1.0)
     almost = {fold: value + 1e-6 for fold, value in ours.items()}
-    assert study_results.compare(ours, almost) == (0.0, 1.0)
+    assert study_results.compare(ours, almost) == (0.0, 0.0, 1.0)
 
 
 def test_only_folds_that_all_poolers_were_run_on_are_compared():
@@ -326,7 +331,7 @@ def test_paired_test_sees_ties_through_rounding():
     steps = [3, -1, 2, 0, 1, 1, -2, 0, 4, 1]
     ours = {fold: 70 + step * 100 / 60 for fold, step in enumerate(steps)}
     theirs = {fold: 70.0 + 1e-6 * (fold % 3) for fold in range(10)}
-    _, p = study_results.compare(ours, theirs)
+    *_, p = study_results.compare(ours, theirs)
     assert p == pytest.approx(stats.wilcoxon(steps, zero_method="zsplit").pvalue)
 
 
