@@ -12,7 +12,7 @@ from gumbelpool.expectation import (
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
 from gumbelpool.sampling import sample_clusters
-from gumbelpool.validation import data_checks
+from gumbelpool.switch import data_checks
 
 __version__ = "0.1.0"
 

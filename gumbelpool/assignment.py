@@ -9,7 +9,8 @@ from torch import Tensor
 from gumbelpool import sampling, scratch
 from gumbelpool.adjacency import Edges
 from gumbelpool.coarsen import EdgeMerger, count_rows
-from gumbelpool.validation import check_row_maximum, data_checks_enabled
+from gumbelpool.switch import data_checks_enabled
+from gumbelpool.validation import check_row_maximum
 
 SAFE = 60.0  # e^60 times any number of clusters is far from float32's limits, and so is e^-60
 LOWEST = -1e4  # stands for −∞, since its exponential is zero and its product with that too
