@@ -55,8 +55,8 @@ class GumbelPool(ClusterPool):
             clusters". (default: ``("link", "entropy", "balance")``)
         drop_empty (bool): Leaves supernodes without members out. ``False`` keeps all K of every
             graph, so that shapes are static and clusters that a draw leaves empty have a gradient
-            too: a bias less (docs/theory.md, section 5), and ahead by no significant margin
-            (docs/results.md, question 9). (default: ``True``)
+            too. That removes a bias (docs/theory.md, section 5), with no significant gain in
+            accuracy (docs/results.md, question 9). (default: ``True``)
         remove_self_loops (bool): Leaves edges inside a supernode out. (default: ``False``)
         weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
             (default: ``True``)
