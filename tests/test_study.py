@@ -22,10 +22,12 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import options  # noqa: E402
+import study_main  # noqa: E402
 import study_plan  # noqa: E402
-import study_report  # noqa: E402
 import study_results  # noqa: E402
 import study_run  # noqa: E402
+import study_settings  # noqa: E402
+import study_tables  # noqa: E402
 import tu_classification  # noqa: E402
 
 from gumbelpool import occupancy  # noqa: E402
@@ -315,16 +317,16 @@ def test_folds_of_all_real_datasets_are_tested_together_as_well():
     def runs(*accuracies: float) -> dict[int, dict]:
         return {fold: {"test_accuracy": value / 100} for fold, value in enumerate(accuracies)}
 
-    tests = study_report.by_test(
+    tests = study_main.by_test(
         {
             "MUTAG": {"gumbel": runs(70, 80), "none": runs(60, 60)},
             "DD": {"gumbel": runs(50)},
             "hierarchy": {"gumbel": runs(96), "none": runs(20)},
         }
     )
-    assert list(tests) == ["MUTAG", "DD", "hierarchy", study_report.ALL]
-    assert tests[study_report.ALL]["none"] == {("MUTAG", 0): 60, ("MUTAG", 1): 60}
-    assert tests[study_report.ALL]["gumbel"] == tests["MUTAG"]["gumbel"] | tests["DD"]["gumbel"]
+    assert list(tests) == ["MUTAG", "DD", "hierarchy", study_main.ALL]
+    assert tests[study_main.ALL]["none"] == {("MUTAG", 0): 60, ("MUTAG", 1): 60}
+    assert tests[study_main.ALL]["gumbel"] == tests["MUTAG"]["gumbel"] | tests["DD"]["gumbel"]
 
 
 def test_paired_test_sees_ties_through_rounding():
@@ -355,7 +357,7 @@ def test_mean_rank_counts_the_poolers_that_are_on_every_real_dataset():
 
 def test_collapse_table_goes_from_start_to_end():
     plan = study_plan.Plan({})
-    fields = dict.fromkeys(study_report.USE)
+    fields = dict.fromkeys(study_settings.USE)
     start = {field: 1.0 + index for index, field in enumerate(fields)}
     end = {field: 11.0 + index for index, field in enumerate(fields)}
     for unit in plan.collapse("ENZYMES"):
@@ -364,7 +366,7 @@ def test_collapse_table_goes_from_start_to_end():
                 "test_accuracy": 0.5 + 0.1 * unit.fold, "val_accuracy": 0.7,
                 "trace": [start, dict.fromkeys(fields, 99.0), end],
             }  # fmt: skip
-    lines = study_report.collapse_table(plan, "ENZYMES")
+    lines = study_settings.collapse_table(plan, "ENZYMES")
     assert lines[0] == "**ENZYMES**, 2 folds"
     ends = " | ".join(f"{start[field]:.2f} → {end[field]:.2f}" for field in fields)
     assert f"| gumbel | 55.0 ± 5.0 | 70.0 | {ends} |" in lines
@@ -378,7 +380,7 @@ def test_crispness_table_counts_bytes():
         inside |= {f"{kind} edges": shift + 40, f"{kind} density": shift + 0.5}
     record = {"nodes": [30, 16, 4], "edges": [100, 256, 16], "inside": inside}
     runs = {name: {0: record} for name in ("gumbel", "diffpool")}
-    lines = study_report.crispness_table("MUTAG", runs)
+    lines = study_settings.crispness_table("MUTAG", runs)
     # Ids and two ends of 40 edges in int64, weights in float32; then a byte each.
     drawn = f"1.00 | 2.00 | 3.00 | 0.25 | 0.50 | 40.0 | {30 * 8 + 40 * 20:,} | {30 + 80} |"
     assert f"| gumbel, as drawn | 0.50 | {drawn}" in lines
@@ -397,7 +399,7 @@ def test_draws_are_compared_with_the_likeliest_of_the_same_run():
             "dataset": "ENZYMES", "fold": fold, "flags": unit.flags, "test_accuracy": 0.6,
             "sampled": drawn,
         }  # fmt: skip
-    row = study_report.drawn_table(plan)[-2]
+    row = study_settings.drawn_table(plan)[-2]
     assert row.startswith("| ENZYMES | 2 | 2 | +3.0 ± 1.0 | +6.0 ± 2.0 |")
 
 
@@ -425,6 +427,6 @@ def test_peers_clusters_are_rows_of_the_same_graph(name):
 
 def test_time_is_the_median_with_its_range():
     runs = {fold: {"seconds_per_epoch": value} for fold, value in enumerate((0.5, 2.0, 0.75))}
-    assert study_report.seconds(runs) == "0.75 (0.50–2.00)"
-    assert study_report.seconds({0: runs[0]}) == "0.50"
-    assert study_report.seconds({}) == "–"
+    assert study_tables.seconds(runs) == "0.75 (0.50–2.00)"
+    assert study_tables.seconds({0: runs[0]}) == "0.50"
+    assert study_tables.seconds({}) == "–"

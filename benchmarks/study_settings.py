@@ -1,0 +1,168 @@
+"""Tables of what a setting does: losses, draws, temperatures, depth, crispness."""
+
+import statistics
+from itertools import compress
+
+import numpy as np
+from study_plan import LEVELS, SAMPLES, Plan
+from study_results import Runs, accuracies, collect, standard_error, succeeded
+from study_tables import edges, mean_of, mean_of_percent, megabytes, section, spread, table
+
+
+def samples_table(plan: Plan, dataset: str) -> list[str]:
+    """Draws in training against draws in evaluation."""
+    runs = collect(plan, plan.samples(dataset))
+    rows = []
+    for name, folds in runs.items():
+        done = succeeded(folds)
+        cells = [mean_of_percent(folds, "val_accuracy"), spread(accuracies(folds).values())]
+        for count in SAMPLES:
+            cells.append(spread(100 * r["sampled"][str(count)]["accuracy"] for r in done.values()))
+        rows.append([name, *cells])
+    head = [
+        "draws in training",
+        "validation %",
+        "test %, likeliest",
+        *(f"{m} drawn" for m in SAMPLES),
+    ]
+    return section(dataset, runs, table(head, rows))
+
+
+def drawn_table(plan: Plan) -> list[str]:
+    """Every run that chose its epoch by the likeliest clusters, tested with draws instead."""
+    gains: dict[str, dict[int, list[list[float]]]] = {}
+    for record in plan.done.values():
+        drawn = record.get("sampled")
+        if drawn and "--eval-samples" not in record["flags"] and "gumbel" in record["flags"][3]:
+            gain = [100 * (drawn[str(m)]["accuracy"] - record["test_accuracy"]) for m in SAMPLES]
+            gains.setdefault(record["dataset"], {}).setdefault(record["fold"], []).append(gain)
+    rows = []
+    for dataset, by_fold in gains.items():
+        of_folds = np.array([np.mean(found, 0) for found in by_fold.values()])
+        errors = [f" ± {standard_error(list(f)):.1f}" * (len(of_folds) > 1) for f in of_folds.T]
+        cells = [f"{m:+.1f}{e}" for m, e in zip(of_folds.mean(0), errors, strict=True)]
+        rows.append([dataset, str(sum(map(len, by_fold.values()))), str(len(by_fold)), *cells])
+    if not rows:
+        return []
+    return [
+        "All runs of gumbel that were tested with the likeliest clusters, in whatever setting:",
+        "what draws in their place add to the test accuracy. Means over the runs on a fold, then",
+        "mean ± standard error over the folds.",
+        "",
+        *table(["", "runs", "folds", *(f"{m} drawn" for m in SAMPLES)], rows),
+    ]
+
+
+USE = {  # fields of a run's trace, and what the table calls them
+    "drawn perplexity": "perplexity, drawn",
+    "likeliest perplexity": "perplexity, likeliest",
+    "likeliest largest_share": "largest share",
+    "likeliest used": "used",
+    "entropy": "entropy of a node",
+    "similarity": "cosine of two supernodes",
+}
+
+
+def collapse_table(plan: Plan, dataset: str) -> list[str]:
+    """Use of clusters from the start to the end, and what it did for the accuracy."""
+    runs = collect(plan, plan.collapse(dataset))
+    rows = []
+    for name, folds in runs.items():
+        cells = [spread(accuracies(folds).values()), mean_of_percent(folds, "val_accuracy")]
+        for field in USE:
+            cells.append(" → ".join(mean_of(folds, "trace", moment, field) for moment in (0, -1)))
+        rows.append([name, *cells])
+    head = ["", "test %", "validation %", *USE.values()]
+    filled = [any(row[column] != "– → –" for row in rows) for column in range(len(head))]
+    head, *rows = (list(compress(row, filled)) for row in (head, *rows))
+    return section(dataset, runs, table(head, rows))
+
+
+def tuning_table(plan: Plan, dataset: str) -> list[str]:
+    """What was tried for the main table."""
+    runs = collect(plan, plan.tuning(dataset))
+    tried = collect(plan, plan.collapse(dataset))
+    rows = [
+        [
+            name,
+            mean_of_percent(folds, "val_accuracy"),
+            spread(accuracies(folds).values()),
+            f"{statistics.mean(record['epochs'] for record in succeeded(folds).values()):.0f}",
+        ]
+        for name, folds in ({"likeliest": tried.get("gumbel", {})} | runs).items()
+        if succeeded(folds)
+    ]
+    return section(dataset, runs, table(["", "validation %", "test %", "epochs"], rows))
+
+
+def temperature_table(plan: Plan, dataset: str) -> list[str]:
+    """Accuracy by schedule."""
+    runs = collect(plan, plan.temperature(dataset))
+    rows = [
+        [
+            name,
+            spread(accuracies(folds).values()),
+            mean_of_percent(folds, "val_accuracy"),
+            mean_of(folds, "inside", "likeliest used"),
+            mean_of(folds, "inside", "entropy"),
+        ]
+        for name, folds in runs.items()
+    ]
+    head = ["τ", "test %", "validation %", "clusters used", "entropy of a node"]
+    return section(dataset, runs, table(head, rows))
+
+
+def depth_table(plan: Plan, dataset: str) -> list[str]:
+    """Accuracy, memory and edges by number of levels."""
+    runs = collect(plan, plan.depth(dataset))
+    rows = []
+    for levels in LEVELS:
+        for pool in ("gumbel", "diffpool"):
+            folds = succeeded(runs.get(f"{pool}, {levels}", {}))
+            if folds:
+                rows.append(
+                    [
+                        str(levels), pool, spread(accuracies(folds).values()),
+                        mean_of(folds, "parameters", digits=0), megabytes(folds), edges(folds),
+                    ]
+                )  # fmt: skip
+    head = ["levels", "", "test %", "parameters", "peak MB", "edges per test graph, by level"]
+    return section(dataset, runs, table(head, rows))
+
+
+def crispness_table(dataset: str, found: Runs) -> list[str]:
+    """Of the first level on test graphs: how sharp, how dense, how many bytes."""
+    clusters = 16  # of the first level, in examples/
+    rows = []
+    for label, name, kind in (
+        ("gumbel, as drawn", "gumbel", "drawn"),
+        ("gumbel, likeliest", "gumbel", "likeliest"),
+        ("diffpool", "diffpool", "likeliest"),
+        ("mincut", "mincut", "likeliest"),
+        ("random", "random", "drawn"),
+    ):
+        folds = succeeded(found.get(name, {}))
+        if not folds:
+            continue
+        nodes = np.mean([record["nodes"][0] for record in folds.values()])
+        fields = [mean_of(folds, "inside", "entropy")]
+        fields += [
+            mean_of(folds, "inside", f"{kind} {field}")
+            for field in ("within_variance", "modularity", "conductance")
+        ]
+        if name in ("diffpool", "mincut"):
+            edge_count = np.mean([record["edges"][1] for record in folds.values()])
+            fields += [mean_of(folds, "inside", "similarity"), f"{edge_count / clusters**2:.2f}"]
+            fields += [f"{edge_count:.1f}", f"{4 * nodes * clusters + 4 * clusters**2:,.0f}", "–"]
+        else:
+            edge_count = np.mean([r["inside"][f"{kind} edges"] for r in folds.values()])
+            alike = "–" if kind == "likeliest" else mean_of(folds, "inside", "similarity")
+            fields += [alike, mean_of(folds, "inside", f"{kind} density"), f"{edge_count:.1f}"]
+            fields += [f"{8 * nodes + 20 * edge_count:,.0f}", f"{nodes + 2 * edge_count:,.0f}"]
+        rows.append([label, *fields])
+    head = [
+        "", "entropy of a node", "variance within clusters", "modularity", "conductance",
+        "cosine of two supernodes", "density of the pooled graph", "pooled edges",
+        "bytes of S and A'", "narrowest, binary",
+    ]  # fmt: skip
+    return section(dataset, found, table(head, rows))
