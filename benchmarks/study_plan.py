@@ -39,6 +39,7 @@ OWN = ["--assign-gnn"]
 # Poolers that draw, in training and in testing, are tested with the mean of eight draws. On
 # validation, `tuning` found nothing better for gumbel by more than its standard error.
 DRAWN = ["--eval-samples", "8"]
+KEPT = "gumbel, empty clusters kept"
 POOLERS: dict[str, list[str]] = {
     "gumbel": ["--pool", "gumbel", *DRAWN],
     "diffpool": ["--pool", "diffpool", "--losses", "link", "entropy"],  # its own two losses
@@ -46,13 +47,15 @@ POOLERS: dict[str, list[str]] = {
     "bnpool": ["--pool", "bnpool", *DRAWN],
     "random": ["--pool", "random", *DRAWN],
     "none": ["--pool", "none"],
+    "readout only": ["--pool", "none", "--num-clusters"],  # no level, so two layers, not six
     **{
         f"gumbel, {name}": ["--pool", "gumbel", *DRAWN, "--estimator", name]
         for name in ESTIMATORS[1:]
     },
-    "gumbel, empty clusters kept": ["--pool", "gumbel-keep-empty", *DRAWN],
+    KEPT: ["--pool", "gumbel-keep-empty", *DRAWN],
 }
-WITHOUT_LOSS = ("topk", "sag", "asap", "kmis", "random", "none")
+WITHOUT_LOSS = ("topk", "sag", "asap", "kmis", "random", "none", "readout only")
+UNRANKED = ("readout only", *(name for name in POOLERS if name.startswith("gumbel, ")))
 # What is tried on validation, the same number for all: the learning rate, and the weight of the
 # auxiliary losses where there are some.
 TRIALS: dict[bool, list[list[str]]] = {
@@ -68,6 +71,8 @@ LOSSES = {  # beside all three, which is what the examples train with
     "link, entropy": ["link", "entropy"],
     "balance": ["balance"],
 }
+CROSSED = ("none", "link", "entropy", "link, entropy")
+HEADS = ("orthogonal", "cosine")
 SAMPLES = (1, 2, 4, 8, 16)
 LEVELS = range(1, 7)
 
@@ -177,18 +182,45 @@ class Plan:
         settings["losses: all, weight 1"] = [*gumbel, "--loss-weight", "1"]
         for estimator in ESTIMATORS[1:]:
             settings[f"estimator: {estimator}"] = [*gumbel, "--estimator", estimator]
-        for head in ("orthogonal", "cosine"):
+        for head in HEADS:
             settings[f"head: {head}"] = ["--pool", f"gumbel-{head}"]
         settings["own network"] = [*gumbel, *OWN]
         settings["diffpool, own network"] = [*diffpool, *OWN]
         yield from self._few(dataset, settings)
+
+    def crossed(self, dataset: str) -> Iterator[Unit]:
+        """Each estimator, and DiffPool, with each of a few loss sets and heads."""
+        settings = {}
+        for estimator in ESTIMATORS:
+            own = ["--estimator", estimator] if estimator != ESTIMATORS[0] else []
+            settings[f"{estimator}, as it is"] = ["--pool", "gumbel", *own]
+            for losses in CROSSED:
+                chosen = ["--losses", *losses.split(", ")]
+                settings[f"{estimator}, {losses}"] = ["--pool", "gumbel", *own, *chosen]
+            for head in HEADS:
+                settings[f"{estimator}, {head} head"] = ["--pool", f"gumbel-{head}", *own]
+        settings["diffpool, as it is"] = ["--pool", "diffpool"]
+        for losses in CROSSED:
+            settings[f"diffpool, {losses}"] = [
+                "--pool",
+                "diffpool",
+                "--losses",
+                *losses.split(", "),
+            ]
+        yield from self._few(dataset, settings)
+
+    def empty(self, dataset: str) -> Iterator[Unit]:
+        """Empty clusters dropped or kept, as in `tuning`, on all folds."""
+        for fold in range(self.folds):
+            for name in ("gumbel", KEPT):
+                yield self.unit(dataset, name, POOLERS[name], fold)
 
     def tuning(self, dataset: str) -> Iterator[Unit]:
         """What looked best in `collapse`, together, and tested as it is trained: with draws."""
         drawn = ["--pool", "gumbel", *DRAWN]
         own = [*drawn, *OWN]
         straight = ["--estimator", "straight_through"]
-        kept = ["--pool", "gumbel-keep-empty", *DRAWN]
+        kept = POOLERS[KEPT]
         settings = {
             "8 draws": drawn,
             "8 draws, reinmax": [*drawn, "--estimator", "reinmax"],
@@ -245,6 +277,8 @@ class Plan:
 EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, ...]]] = {
     "tuning": (Plan.tuning, ("ENZYMES", "hierarchy")),
     "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
+    "crossed": (Plan.crossed, ("hierarchy",)),
+    "empty": (Plan.empty, ("hierarchy",)),
     "main": (Plan.main, DATASETS),
     "samples": (Plan.samples, ("ENZYMES", "hierarchy")),
     "temperature": (Plan.temperature, ("ENZYMES", "hierarchy")),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from study_plan import DATASETS, EMBEDDED, POOLERS, Plan, Unit
+from study_plan import DATASETS, EMBEDDED, POOLERS, UNRANKED, Plan, Unit
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # setting, fold, record
 
@@ -57,14 +57,14 @@ def main_runs(plan: Plan) -> dict[str, Runs]:
 def ranks(runs: dict[str, Runs]) -> dict[str, float]:
     """Mean rank over the real datasets of those that have all folds of each.
 
-    Gumbel is ranked with its default estimator only: more variants would push the others down.
+    Gumbel is ranked as it is by default only: more variants would push the others down.
     """
     real = [found for dataset, found in runs.items() if dataset != EMBEDDED]
     most = [max(len(accuracies(folds)) for folds in found.values()) for found in real]
     whole = [
         name
         for name in POOLERS
-        if not name.startswith("gumbel, ")
+        if name not in UNRANKED
         and all(
             len(accuracies(found.get(name, {}))) == count
             for found, count in zip(real, most, strict=True)

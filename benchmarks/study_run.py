@@ -58,7 +58,8 @@ def within_budget(args: argparse.Namespace, dataset: GraphDataset) -> tuple[int,
         flags = argparse.Namespace(**(vars(args) | changed))
         return parameters(example.build_model(flags, dataset))
 
-    wanted = count(**REFERENCE)
+    levels = args.num_clusters or options.parser().get_default("num_clusters")
+    wanted = count(**REFERENCE, num_clusters=levels)
     # The count grows with the width: bisect for the first that is too wide.
     low, high = 1, 2 * args.hidden
     while low < high:
@@ -112,6 +113,8 @@ def look(
     `drawn` are clusters of the same scores. A model that has not been trained has no batch-norm
     statistics to speak of: `statistics_of_batch` takes the batch's.
     """
+    if not len(model.poolers):
+        return {}
     model = copy.deepcopy(model).eval()
     for module in model.modules():
         if statistics_of_batch and isinstance(module, BatchNorm):

@@ -102,10 +102,11 @@ def parser() -> argparse.ArgumentParser:
     pool.add_argument(
         "--num-clusters",
         type=positive,
-        nargs="+",
+        nargs="*",
         default=[16, 4],
         metavar="K",
-        help="clusters per graph, one number per pooling level",
+        help="clusters per graph, one number per pooling level; with --pool none, no number at "
+        "all leaves a network of one block and its readout",
     )
     pool.add_argument(
         "--ratio",
@@ -315,6 +316,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse combinations of flags that would be ignored in silence."""
     if args.ratio and args.pool in FIXED_SIZE:
         raise InputError(f"--ratio has no meaning for --pool {args.pool}: give --num-clusters")
+    if not args.num_clusters and args.pool != "none":
+        raise InputError(f"--num-clusters without a number leaves no level for {args.pool}")
     if args.binary and args.pool not in SAMPLED:
         raise InputError(f"--binary has no meaning for --pool {args.pool}")
     if args.assign_gnn and args.pool not in ASSIGNED:

@@ -154,12 +154,15 @@ def samples_for_error(
     variance: Tensor | float | None = None,
     edge_index: Tensor | None = None,
     edge_weight: Tensor | None = None,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
 ) -> int:
     r"""How many draws bring the average pooled adjacency close to its mean (Theorem 4).
 
     With at least that many, all K² entries are off by at most ``error`` · W at once, with
     probability at least 1 − ``failure``, where W is the sum of the edge weights, which must not be
-    negative.
+    negative. In a batch that holds for all B·K² entries of all graphs at once, each against the W
+    of its own graph.
 
     Args:
         error: ε, relative to W, in (0, 1).
@@ -169,9 +172,11 @@ def samples_for_error(
             ``"bernstein"`` uses ``variance``; ``"mcdiarmid"`` uses the edges, and asks for fewer
             samples the larger the graph is. (default: ``"hoeffding"``)
         variance: The largest variance of an entry, relative to W²: the maximum of
-            :func:`adjacency_variance` over W squared.
+            :func:`adjacency_variance` over W squared, over the graphs.
         edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
         edge_weight: ``[E]``. (default: ones)
+        batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
+        batch_size: The number of graphs B. (default: read from ``batch``)
 
     Returns:
         The number of samples M, at least 1.
@@ -179,14 +184,16 @@ def samples_for_error(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a number is out of range, ``method`` is unknown or what it needs is missing,
-            or a weight is negative.
+            a weight is negative, ``batch`` is unsorted, or an edge joins two graphs.
     """
     for name, number in (("error", error), ("failure", failure)):
         if not 0 < number < 1:
             raise ValueError(f"{name} must be in (0, 1); got {number}")
     check_positive_int("num_clusters", num_clusters)
     check_in("method", method, METHODS)
-    logarithm = math.log(2 * num_clusters**2 / failure)
+    check_batch(batch, batch_size, 0 if batch is None else len(batch))
+    batch_size = _count_graphs(batch, batch_size)
+    logarithm = math.log(2 * max(1, batch_size) * num_clusters**2 / failure)
     if method == "hoeffding":
         samples = logarithm / (2 * error**2)
     elif method == "bernstein":
@@ -197,27 +204,33 @@ def samples_for_error(
             )
         samples = (2 * float(variance) + 2 * error / 3) * logarithm / error**2
     else:
-        samples = _bounded_differences(edge_index, edge_weight) * logarithm / (2 * error**2)
+        if edge_index is None:
+            raise ValueError("edge_index must be given for 'mcdiarmid'; got None")
+        share = _bounded_differences(edge_list(edge_index), edge_weight, batch, batch_size)
+        samples = share * logarithm / (2 * error**2)
     return max(1, math.ceil(samples))
 
 
-def _bounded_differences(edge_index: Tensor | None, edge_weight: Tensor | None) -> float:
-    """Σ d_i² / W², d_i being what the edges at node i weigh."""
-    if edge_index is None:
-        raise ValueError("edge_index must be given for 'mcdiarmid'; got None")
-    edge_index = edge_list(edge_index)
-    num_nodes = int(edge_index.max()) + 1 if edge_index.numel() > 0 else 0
+def _bounded_differences(
+    edge_index: Tensor, edge_weight: Tensor | None, batch: Tensor | None, batch_size: int
+) -> float:
+    """The largest Σ d_i² / W² of a graph, d_i being what the edges at node i weigh."""
+    if batch is None:
+        num_nodes = int(edge_index.max()) + 1 if edge_index.numel() > 0 else 0
+        batch = torch.zeros(num_nodes, dtype=torch.int64, device=edge_index.device)
+    num_nodes = batch.numel()
     check_edges(edge_index, edge_weight, None, num_nodes)
+    check_within_graphs(edge_index, batch)
     weight = torch.ones(edge_index.size(1), device=edge_index.device)
     weight = (weight if edge_weight is None else edge_weight).double()
     check_not_negative("edge_weight", weight)
-    total = float(weight.sum())
-    if total == 0:
-        return 0.0
+    total = sum_rows(weight, batch[edge_index[0]], batch_size)
     loop = edge_index[0] == edge_index[1]
     ends = torch.cat([edge_index[0], edge_index[1][~loop]])
     difference = sum_rows(torch.cat([weight, weight[~loop]]), ends, num_nodes)
-    return float(difference.square().sum()) / total**2
+    squares = sum_rows(difference.square(), batch, batch_size)
+    shares = squares[total > 0] / total[total > 0].square()
+    return float(shares.max()) if shares.numel() > 0 else 0.0
 
 
 class _Edges:
@@ -234,6 +247,15 @@ class _Edges:
         self.reverse = torch.where(key[at] == wanted, self.weight[at], 0)
 
 
+def _count_graphs(batch: Tensor | None, batch_size: int | None) -> int:
+    """B."""
+    if batch is None:
+        return 1
+    if batch_size is None:
+        return int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    return batch_size
+
+
 def _read_graphs(
     probability: Tensor, num_nodes: int, batch: Tensor | None, batch_size: int | None
 ) -> tuple[list[int], Tensor]:
@@ -243,9 +265,7 @@ def _read_graphs(
     check_batch(batch, batch_size, num_nodes)
     if batch is None:
         return [num_nodes], torch.zeros(num_nodes, dtype=torch.int64, device=probability.device)
-    if batch_size is None:
-        batch_size = int(batch[-1]) + 1 if num_nodes > 0 else 0
-    sizes: list[int] = count_rows(batch, batch_size).tolist()
+    sizes: list[int] = count_rows(batch, _count_graphs(batch, batch_size)).tolist()
     return sizes, batch
 
 

@@ -1,5 +1,6 @@
 """The closed forms of docs/theory.md, against all K^N assignments of small graphs."""
 
+import dataclasses
 import itertools
 import math
 
@@ -17,16 +18,26 @@ from gumbelpool import (
     samples_for_error,
 )
 
-GRAPHS = {
-    "directed": {},
-    "symmetric": {"undirected": True},
-    "loops": {"loops": True},
-    "symmetric, loops": {"loops": True, "undirected": True},
-    "weighted": {"weighted": True, "loops": True},
-    "duplicates": {"weighted": True, "loops": True, "duplicates": True},
-    "complete": {"density": 1.0, "loops": True},
-    "edgeless": {"density": 0.0},
-}
+KINDS = list(itertools.product([False, True], repeat=3))  # symmetric, with self-loops, weighted
+NAMES = [
+    " ".join(word for word, on in zip(("symmetric", "loops", "weighted"), kind, strict=True) if on)
+    for kind in KINDS
+]
+
+
+def graph(num_nodes, symmetric, loops, weighted, density=0.6):
+    """A random graph: x, edges, weights or None, and the dense adjacency."""
+    kept = rand(num_nodes, num_nodes, seed=num_nodes) < density
+    weight = randn(num_nodes, num_nodes, seed=1) + 0.5 if weighted else torch.ones(kept.shape)
+    adjacency = (weight * kept).double()
+    if symmetric:
+        adjacency = adjacency.triu() + adjacency.triu(1).T
+    adjacency.fill_diagonal_(0)
+    if loops:
+        adjacency[0, 0], adjacency[-1, -1] = 1.0, 1.75 if weighted and num_nodes > 1 else 1.0
+    edge_index = adjacency.nonzero().T
+    weights = adjacency[tuple(edge_index)] if weighted else None
+    return randn(num_nodes, 3, seed=2), edge_index, weights, adjacency
 
 
 def assignments(num_nodes, num_clusters, probability):
@@ -44,7 +55,7 @@ def dense(batch):
     return adjacency.index_put_(tuple(batch.edge_index), weight, accumulate=True)
 
 
-def enumerate_moments(batch, probability, of):
+def enumerate_moments(probability, of):
     """Mean and variance of a function of S, by definition."""
     num_nodes, num_clusters = probability.shape
     values = [(of(s), p) for s, p in assignments(num_nodes, num_clusters, probability)]
@@ -52,21 +63,33 @@ def enumerate_moments(batch, probability, of):
     return mean, sum((value - mean).square() * p for value, p in values)
 
 
-@pytest.mark.parametrize("num_clusters", [1, 2, 3])
-@pytest.mark.parametrize("graphs", GRAPHS.values(), ids=GRAPHS)
-@pytest.mark.parametrize("nodes", [1, 5, 7])
-def test_moments_equal_those_of_all_assignments(graphs, num_clusters, nodes):
-    batch = make_batch((nodes,), **graphs)
-    logits = 2 * randn(nodes, num_clusters, seed=11)
-    probability, adjacency = logits.softmax(-1), dense(batch)
-    given = (batch.edge_index, probability, batch.edge_weight)
-    mean, variance = enumerate_moments(batch, probability, lambda s: s.T @ adjacency @ s)
+def assert_moments(x, edge_index, weight, adjacency, num_clusters):
+    probability = (2 * randn(len(x), num_clusters, seed=11)).softmax(-1)
+    mean, variance = enumerate_moments(probability, lambda s: s.T @ adjacency @ s)
+    given = (edge_index, probability, weight)
     assert_close(expected_adjacency(*given)[0], mean, rtol=1e-12, atol=1e-13)
     assert_close(adjacency_variance(*given)[0], variance, rtol=1e-11, atol=1e-13)
-    mean, variance = enumerate_moments(batch, probability, lambda s: s.T @ batch.x)
-    assert_close(expected_features(batch.x, probability)[0], mean, rtol=1e-12, atol=1e-13)
-    closed = (batch.x.square().T @ (probability * (1 - probability))).T
+    mean, variance = enumerate_moments(probability, lambda s: s.T @ x)
+    assert_close(expected_features(x, probability)[0], mean, rtol=1e-12, atol=1e-13)
+    closed = (x.square().T @ (probability * (1 - probability))).T
     assert_close(closed, variance, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("num_clusters", [1, 2, 3])
+@pytest.mark.parametrize("nodes", [1, 2, 5, 7])
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_moments_equal_those_of_all_assignments(kind, nodes, num_clusters):
+    assert_moments(*graph(nodes, *kind), num_clusters)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weighted": True, "loops": True, "duplicates": True}, {"density": 1.0}, {"density": 0.0}],
+    ids=["duplicates", "complete", "edgeless"],
+)
+def test_moments_of_other_graphs_equal_those_of_all_assignments(options):
+    batch = make_batch((6,), **options)
+    assert_moments(batch.x, batch.edge_index, batch.edge_weight, dense(batch), 3)
 
 
 def test_certain_probabilities_have_no_variance():
@@ -106,39 +129,50 @@ def test_without_self_loops_the_mean_is_what_diffpool_pools():
 
 # --- the layer itself ---------------------------------------------------------------------------
 
-FALSE_ALARM = 1e-6  # of any entry of any of the tests below, by Bonferroni and a normal law
+FALSE_ALARM = 1e-6  # of any of all scores below, by Bonferroni and a normal law
+KINDS_DRAWN = [(True, False, False), (False, True, True)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("graphs", ["symmetric", "weighted"])
-def test_draws_of_the_layer_have_the_mean_and_variance_of_the_theory(graphs, seed):
-    draws, clusters = 40_000, 3
-    batch = make_batch((6,), **GRAPHS[graphs])
+@pytest.mark.parametrize("kind", KINDS_DRAWN, ids=["symmetric", "loops weighted"])
+def test_draws_of_the_layer_have_the_mean_and_variance_of_the_theory(kind, seed):
+    draws, nodes, clusters = 40_000, 6, 3
+    x, edge_index, weight, _ = graph(nodes, *kind)
     torch.manual_seed(seed)
     pool = GumbelPool(3, clusters, drop_empty=False, losses=()).double()
     with torch.no_grad():
         pool.lin.weight.mul_(2)
         # Copies of the graph in one batch are independent draws.
-        many = torch.arange(draws).repeat_interleave(6)
-        offset = 6 * torch.arange(draws).repeat_interleave(batch.edge_index.size(1))
-        edge_index = batch.edge_index.repeat(1, draws) + offset
-        weight = None if batch.edge_weight is None else batch.edge_weight.repeat(draws)
-        out = pool(batch.x.repeat(draws, 1), edge_index, weight, many, batch_size=draws)
-        probability = pool.lin(batch.x).softmax(-1)
+        many = torch.arange(draws).repeat_interleave(nodes)
+        offset = nodes * torch.arange(draws).repeat_interleave(edge_index.size(1))
+        edges = edge_index.repeat(1, draws) + offset
+        weights = None if weight is None else weight.repeat(draws)
+        out = pool(x.repeat(draws, 1), edges, weights, many, batch_size=draws)
+        probability = pool.lin(x).softmax(-1)
         row, col = out.edge_index
-        pooled = torch.zeros(draws, clusters, clusters, dtype=torch.float64)
-        pooled[row // clusters, row % clusters, col % clusters] = out.edge_weight
+        adjacency = torch.zeros(draws, clusters, clusters, dtype=torch.float64)
+        adjacency[row // clusters, row % clusters, col % clusters] = out.edge_weight
+        features = out.x.view(draws, clusters, 3)
 
-        given = (batch.edge_index, probability, batch.edge_weight)
-        mean, variance = expected_adjacency(*given)[0], adjacency_variance(*given)[0]
-        kurtosis = (pooled - mean).pow(4).mean(0)
-    z_mean = (pooled.mean(0) - mean) / (variance / draws).sqrt().clamp(min=1e-12)
-    spread = ((kurtosis - variance.square()) / draws).sqrt().clamp(min=1e-12)
-    z_variance = ((pooled - mean).square().mean(0) - variance) / spread
-    limit = stats.norm.isf(FALSE_ALARM / (2 * 2 * 4 * clusters**2))
-    assert z_mean.abs().max() < limit
-    assert z_variance.abs().max() < limit
-    assert z_mean.abs().max() > 0.1  # a z-score of exactly zero would mean that nothing was drawn
+    given = (edge_index, probability, weight)
+    spread = (x.square().T @ (probability * (1 - probability))).T  # Theorem 3
+    scores = [
+        z_scores(adjacency, expected_adjacency(*given)[0], adjacency_variance(*given)[0]),
+        z_scores(features, expected_features(x, probability)[0], spread),
+    ]
+    limit = stats.norm.isf(FALSE_ALARM / (2 * 2 * len(KINDS_DRAWN) * torch.cat(scores).numel()))
+    assert torch.cat(scores).abs().max() < limit
+    for found in scores:
+        assert found.abs().max() > 0.1  # scores of exactly zero would mean that nothing was drawn
+
+
+def z_scores(pooled, mean, variance):
+    """Of the mean and of the variance of the draws [M, ...], entry by entry."""
+    off = pooled - mean
+    of_mean = off.mean(0) / (variance / len(off)).sqrt().clamp(min=1e-12)
+    fourth = off.pow(4).mean(0)
+    error = ((fourth - variance.square()) / len(off)).sqrt().clamp(min=1e-12)
+    return torch.stack([of_mean, (off.square().mean(0) - variance) / error]).flatten()
 
 
 # --- how many samples ---------------------------------------------------------------------------
@@ -155,6 +189,49 @@ def test_known_numbers_of_samples():
     bernstein = (2 * 1e-4 + 0.02 / 3) * math.log(2 * 400 / 0.05) / 1e-4
     have = samples_for_error(0.01, 0.05, 20, "bernstein", variance=1e-4)
     assert have == math.ceil(bernstein)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_mcdiarmid_weighs_what_a_node_can_change(kind):
+    _, edge_index, weight, adjacency = graph(7, *kind)
+    adjacency, weight = adjacency.abs(), None if weight is None else weight.abs()
+    # Node i can change every entry of its row and of its column, and a_ii is in both.
+    change = adjacency.sum(0) + adjacency.sum(1) - adjacency.diag()
+    share = float(change.square().sum() / adjacency.sum().square())
+    have = samples_for_error(1e-3, 0.1, 3, "mcdiarmid", edge_index=edge_index, edge_weight=weight)
+    want = share * math.log(2 * 9 / 0.1) / (2 * 1e-6)
+    assert abs(have - want) <= 1 + 1e-9 * want
+
+
+def test_samples_for_a_batch_are_those_of_its_worst_graph_for_all_its_entries():
+    batch = make_batch((6, 0, 4, 9), weighted=True, loops=True, density=0.7)
+    batch = dataclasses.replace(batch, edge_weight=batch.edge_weight.abs())
+    edges = {"edge_index": batch.edge_index, "edge_weight": batch.edge_weight}
+    given = {"batch": batch.batch, "batch_size": 4, "variance": 0.01}
+    for method in ("hoeffding", "bernstein", "mcdiarmid"):
+        have = samples_for_error(0.02, 0.1, 3, method, **edges, **given)
+        alone = [
+            samples_for_error(
+                0.02,
+                0.1 / 4,
+                3,
+                method,
+                variance=0.01,
+                edge_index=one.edge_index,
+                edge_weight=one.edge_weight,
+            )
+            for one in map(batch.graph, range(4))
+        ]
+        assert have == max(alone) > 1
+    assert samples_for_error(0.02, 0.1, 3, batch=batch.batch) == samples_for_error(0.02, 0.025, 3)
+    none = torch.zeros(0, dtype=torch.long)
+    assert samples_for_error(0.02, 0.1, 3, batch=none) == samples_for_error(0.02, 0.1, 3)
+    with pytest.raises(ValueError, match="must not join two graphs"):
+        samples_for_error(
+            0.1, 0.1, 3, "mcdiarmid", edge_index=torch.tensor([[0], [1]]), batch=torch.arange(2)
+        )
+    with pytest.raises(ValueError, match="batch must be sorted"):
+        samples_for_error(0.1, 0.1, 3, batch=torch.tensor([1, 0]))
 
 
 def test_mcdiarmid_asks_for_fewer_samples_of_a_larger_graph():
