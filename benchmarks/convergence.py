@@ -113,8 +113,10 @@ def plot(rows: list[dict[str, float]], file: Path) -> None:
         ("measured", "measured", "#0072B2", "o"),
     ):
         panel.loglog(size, [row[name] for row in rows], marker=mark, color=colour, label=label)
-    waits = [10 ** min(row["assignment"], 8) for row in rows]
-    panel.loglog(size, waits, ":", color="#777777", label="1/pᴺ (10¹⁰⁰ and more above N = 200)")
+    nodes = np.geomspace(size[0], size[-1], 500)
+    digits = rows[-1]["assignment"] / size[-1] * nodes  # of each node alike, about
+    shown = digits < 12
+    panel.loglog(nodes[shown], 10 ** digits[shown], ":", color="#777777", label="1/pᴺ")
     panel.set_ylim(0.8, 1e7)
     panel.set_xlabel("nodes N")
     panel.set_ylabel(f"draws for an error of {ERROR:.0%}")

@@ -191,22 +191,15 @@ class Plan:
     def crossed(self, dataset: str) -> Iterator[Unit]:
         """Each estimator, and DiffPool, with each of a few loss sets and heads."""
         settings = {}
-        for estimator in ESTIMATORS:
-            own = ["--estimator", estimator] if estimator != ESTIMATORS[0] else []
-            settings[f"{estimator}, as it is"] = ["--pool", "gumbel", *own]
+        for name in (*ESTIMATORS, "diffpool"):
+            pool = name if name == "diffpool" else "gumbel"
+            own = ["--estimator", name] if name in ESTIMATORS[1:] else []
+            settings[f"{name}: as it is"] = ["--pool", pool, *own]
             for losses in CROSSED:
                 chosen = ["--losses", *losses.split(", ")]
-                settings[f"{estimator}, {losses}"] = ["--pool", "gumbel", *own, *chosen]
-            for head in HEADS:
-                settings[f"{estimator}, {head} head"] = ["--pool", f"gumbel-{head}", *own]
-        settings["diffpool, as it is"] = ["--pool", "diffpool"]
-        for losses in CROSSED:
-            settings[f"diffpool, {losses}"] = [
-                "--pool",
-                "diffpool",
-                "--losses",
-                *losses.split(", "),
-            ]
+                settings[f"{name}: {losses}"] = ["--pool", pool, *own, *chosen]
+            for head in HEADS if pool == "gumbel" else ():
+                settings[f"{name}: {head} head"] = ["--pool", f"gumbel-{head}", *own]
         yield from self._few(dataset, settings)
 
     def empty(self, dataset: str) -> Iterator[Unit]:

@@ -8,7 +8,6 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from study_plan import EXPERIMENTS, LEVELS, POOLERS, SAMPLES, Plan
 from study_results import Runs, accuracies, collect, standard_error, succeeded
 
@@ -16,13 +15,28 @@ from study_results import Runs, accuracies, collect, standard_error, succeeded
 BLUE, ORANGE, GREEN, PINK, SKY, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#777777",
 )  # fmt: skip
-TRACES = {
+Style = tuple[str, str, str]  # colour, line, label
+SETTINGS: dict[str, Style] = {
     "gumbel": (BLUE, "-", "gumbel (link, entropy, balance)"),
     "losses: link, entropy": (SKY, "--", "gumbel, without balance"),
     "losses: none": (GREY, ":", "gumbel, no loss"),
     "head: orthogonal": (GREEN, "-.", "gumbel, orthogonal head"),
     "head: cosine": (PINK, "--", "gumbel, cosine head"),
     "diffpool": (ORANGE, "-", "diffpool"),
+}
+ESTIMATED: dict[str, Style] = {
+    "gumbel": (BLUE, "-", "gumbel"),
+    "estimator: gumbel_rao": (SKY, "--", "gumbel_rao"),
+    "estimator: straight_through": (GREEN, "-.", "straight_through"),
+    "estimator: gst": (PINK, "--", "gst"),
+    "estimator: reinmax": (GREY, ":", "reinmax"),
+    "diffpool": (ORANGE, "-", "diffpool"),
+}
+TRACED = {  # fields of a run's trace, and what the axis calls them
+    "likeliest perplexity": "clusters in effect",
+    "likeliest used": "clusters used",
+    "likeliest largest_share": "largest share",
+    "entropy": "entropy of a node",
 }
 
 
@@ -55,58 +69,59 @@ def main_plot(runs: dict[str, Runs], file: Path) -> bool:
 
 
 def samples_plot(plan: Plan, file: Path) -> bool:
-    """Accuracy against draws in evaluation, a line per number of draws in training."""
+    """Accuracy against draws in testing, a line per number of draws in training."""
     datasets = EXPERIMENTS["samples"][1]
     found = {dataset: collect(plan, plan.samples(dataset)) for dataset in datasets}
+    found = {dataset: runs for dataset, runs in found.items() if len(runs) > 1}
+    if not found:
+        return False
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(5 * len(found), 3.8), layout="constrained", squeeze=False
+    )
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(SAMPLES)))
-
-    def draw(panel: Axes, dataset: str) -> None:
-        for (name, folds), colour, mark in zip(
-            found[dataset].items(), shades, "osD^v", strict=False
-        ):
+    for panel, (dataset, runs) in zip(panels[0], found.items(), strict=True):
+        for turn, (name, folds) in enumerate(runs.items()):
             done = succeeded(folds).values()
-            if done:
-                means = [
-                    np.mean([100 * record["sampled"][str(m)]["accuracy"] for record in done])
-                    for m in SAMPLES
-                ]
-                panel.plot(SAMPLES, means, marker=mark, color=colour, label=f"{name} in training")
+            values = [[100 * r["sampled"][str(m)]["accuracy"] for r in done] for m in SAMPLES]
+            panel.errorbar(
+                np.array(SAMPLES) * 1.06 ** (turn - 2),  # side by side
+                [np.mean(v) for v in values], [standard_error(v) for v in values],
+                marker="osD^v"[turn], color=shades[turn], label=f"{name} in training", capsize=2,
+            )  # fmt: skip
         panel.set_xscale("log", base=2)
         panel.set_xticks(SAMPLES, map(str, SAMPLES))
-        panel.set_xlabel("draws averaged in evaluation")
+        panel.set_xlabel("draws averaged in testing")
         panel.set_ylabel("test accuracy, %")
+        panel.set_title(dataset)
+        panel.grid(alpha=0.3)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return _save(figure, file)
 
-    return _panels(found, draw, file)
 
-
-def collapse_plot(plan: Plan, file: Path) -> bool:
-    """Perplexity of the likeliest clusters and entropy of a node, epoch by epoch."""
+def collapse_plot(plan: Plan, styles: dict[str, Style], file: Path) -> bool:
+    """Use of the likeliest clusters and entropy of a node, epoch by epoch."""
     datasets = EXPERIMENTS["collapse"][1]
     found = {dataset: collect(plan, plan.collapse(dataset)) for dataset in datasets}
     found = {dataset: runs for dataset, runs in found.items() if runs}
     if not found:
         return False
     figure, panels = plt.subplots(
-        2, len(found), figsize=(3.6 * len(found), 5.6), sharex="col", layout="constrained",
-        squeeze=False,
+        len(TRACED), len(found), figsize=(3.3 * len(found), 2.2 * len(TRACED)), sharex="col",
+        sharey="row", layout="constrained", squeeze=False,
     )  # fmt: skip
     for column, (dataset, runs) in enumerate(found.items()):
-        for row, (field, label) in enumerate(
-            (
-                ("likeliest perplexity", "clusters in use (likeliest, perplexity)"),
-                ("entropy", "entropy of a node's assignment"),
-            )
-        ):
+        for row, (field, label) in enumerate(TRACED.items()):
             panel = panels[row][column]
-            for name, (colour, style, label_of) in TRACES.items():
+            for name, (colour, style, label_of) in styles.items():
                 mean = _mean_trace(runs.get(name, {}), field)
                 panel.plot(range(len(mean)), mean, style, color=colour, label=label_of)
-            panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
-            if column == 0:
-                panel.set_ylabel(label)
+            panels[row][0].set_ylabel(label)
         panels[0][column].set_title(dataset)
-        panels[1][column].set_xlabel("epoch")
+        panels[-1][column].set_xlabel("epoch")
+    for panel in panels[:, 0]:
+        panel.set_ylim(bottom=0)  # of its whole row
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return _save(figure, file)
@@ -158,23 +173,6 @@ def depth_plot(plan: Plan, file: Path) -> bool:
     return _save(figure, file)
 
 
-def _panels(found: dict[str, Runs], draw: Any, file: Path) -> bool:
-    """A row of panels, one per dataset that has runs."""
-    datasets = [dataset for dataset, runs in found.items() if runs]
-    if not datasets:
-        return False
-    figure, panels = plt.subplots(
-        1, len(datasets), figsize=(4 * len(datasets), 3.4), layout="constrained", squeeze=False
-    )
-    for panel, dataset in zip(panels[0], datasets, strict=True):
-        draw(panel, dataset)
-        panel.set_title(dataset)
-        panel.grid(alpha=0.3)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    return _save(figure, file)
-
-
 def _save(figure: Any, file: Path) -> bool:
     matplotlib.rcParams["svg.hashsalt"] = "gumbelpool"  # the same file for the same data
     figure.savefig(file, metadata={"Date": None})
@@ -186,5 +184,6 @@ def draw_all(plan: Plan, runs: dict[str, Runs], docs: Path) -> None:
     """Those plots for which there are runs."""
     main_plot(runs, docs / "accuracy.svg")
     samples_plot(plan, docs / "samples.svg")
-    collapse_plot(plan, docs / "collapse.svg")
+    collapse_plot(plan, SETTINGS, docs / "collapse.svg")
+    collapse_plot(plan, ESTIMATED, docs / "collapse-estimators.svg")
     depth_plot(plan, docs / "depth.svg")

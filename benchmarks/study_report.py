@@ -10,8 +10,10 @@ from study_results import main_runs
 from study_settings import (
     collapse_table,
     crispness_table,
+    crossed_table,
     depth_table,
     drawn_table,
+    empty_table,
     samples_table,
     temperature_table,
     tuning_table,
@@ -35,6 +37,8 @@ def write_report(plan: Plan, docs: Path) -> str:
         ("tuning", tuning_table),
         ("samples", samples_table),
         ("collapse", collapse_table),
+        ("crossed", crossed_table),
+        ("empty", empty_table),
         ("temperature", temperature_table),
         ("depth", depth_table),
     ):

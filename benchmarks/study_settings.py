@@ -2,10 +2,11 @@
 
 import statistics
 from itertools import compress
+from typing import Any
 
 import numpy as np
-from study_plan import LEVELS, SAMPLES, Plan
-from study_results import Runs, accuracies, collect, standard_error, succeeded
+from study_plan import EXPERIMENTS, KEPT, LEVELS, SAMPLES, Plan
+from study_results import Runs, accuracies, collect, compare, standard_error, succeeded
 from study_tables import edges, mean_of, mean_of_percent, megabytes, section, spread, table
 
 
@@ -30,10 +31,18 @@ def samples_table(plan: Plan, dataset: str) -> list[str]:
 
 def drawn_table(plan: Plan) -> list[str]:
     """Every run that chose its epoch by the likeliest clusters, tested with draws instead."""
+    units = (
+        unit
+        for make, datasets in EXPERIMENTS.values()
+        for dataset in datasets
+        for unit in make(plan, dataset)
+        if "--eval-samples" not in unit.flags and "gumbel" in unit.flags[3]
+    )
+    records = {unit.key: plan.done[unit.key] for unit in units if unit.key in plan.done}
     gains: dict[str, dict[int, list[list[float]]]] = {}
-    for record in plan.done.values():
-        drawn = record.get("sampled")
-        if drawn and "--eval-samples" not in record["flags"] and "gumbel" in record["flags"][3]:
+    for record in records.values():
+        if "failed" not in record:
+            drawn = record["sampled"]
             gain = [100 * (drawn[str(m)]["accuracy"] - record["test_accuracy"]) for m in SAMPLES]
             gains.setdefault(record["dataset"], {}).setdefault(record["fold"], []).append(gain)
     rows = []
@@ -80,19 +89,52 @@ def collapse_table(plan: Plan, dataset: str) -> list[str]:
 
 def tuning_table(plan: Plan, dataset: str) -> list[str]:
     """What was tried for the main table."""
+    tried = {"likeliest": collect(plan, plan.collapse(dataset)).get("gumbel", {})}
     runs = collect(plan, plan.tuning(dataset))
-    tried = collect(plan, plan.collapse(dataset))
+    base = validated(runs.get("8 draws", {}))
+    rows = []
+    for name, folds in (tried | runs).items():
+        done = succeeded(folds)
+        if done:
+            better = [of - base[fold] for fold, of in validated(folds).items() if fold in base]
+            cells = [mean_of_percent(folds, "val_accuracy"), "–"]
+            if better and name != "8 draws":
+                cells[1] = f"{np.mean(better):+.1f} ± {standard_error(better):.1f}"
+            cells.append(spread(accuracies(folds).values()))
+            cells.append(f"{statistics.mean(record['epochs'] for record in done.values()):.0f}")
+            rows.append([name, *cells])
+    head = ["", "validation %", "against 8 draws, ± standard error", "test %", "epochs"]
+    return section(dataset, runs, table(head, rows))
+
+
+def validated(folds: dict[int, dict[str, Any]]) -> dict[int, float]:
+    """Validation accuracy in percent, by fold."""
+    return {fold: 100 * record["val_accuracy"] for fold, record in succeeded(folds).items()}
+
+
+def crossed_table(plan: Plan, dataset: str) -> list[str]:
+    """Estimators by loss sets and heads."""
+    runs = collect(plan, plan.crossed(dataset))
+    names = dict.fromkeys(name.split(": ")[0] for name in runs)
+    settings = dict.fromkeys(name.split(": ")[1] for name in runs)
     rows = [
-        [
-            name,
-            mean_of_percent(folds, "val_accuracy"),
-            spread(accuracies(folds).values()),
-            f"{statistics.mean(record['epochs'] for record in succeeded(folds).values()):.0f}",
-        ]
-        for name, folds in ({"likeliest": tried.get("gumbel", {})} | runs).items()
-        if succeeded(folds)
+        [name, *(spread(accuracies(runs.get(f"{name}: {s}", {})).values()) for s in settings)]
+        for name in names
     ]
-    return section(dataset, runs, table(["", "validation %", "test %", "epochs"], rows))
+    return section(dataset, runs, table(["test %", *settings], rows))
+
+
+def empty_table(plan: Plan, dataset: str) -> list[str]:
+    """Empty clusters dropped or kept, fold by fold."""
+    runs = collect(plan, plan.empty(dataset))
+    dropped, kept = (accuracies(runs.get(name, {})) for name in ("gumbel", KEPT))
+    if not dropped or not kept:
+        return []
+    difference, error, p = compare(kept, dropped)
+    cells = [spread(dropped.values()), spread(kept.values())]
+    cells.append(f"{difference:+.1f} ± {error:.1f} ({p:.2g})")
+    head = ["dropped, test %", "kept, test %", "kept minus dropped, ± standard error (p)"]
+    return section(dataset, runs, table(head, [cells]))
 
 
 def temperature_table(plan: Plan, dataset: str) -> list[str]:
@@ -153,16 +195,23 @@ def crispness_table(dataset: str, found: Runs) -> list[str]:
         if name in ("diffpool", "mincut"):
             edge_count = np.mean([record["edges"][1] for record in folds.values()])
             fields += [mean_of(folds, "inside", "similarity"), f"{edge_count / clusters**2:.2f}"]
-            fields += [f"{edge_count:.1f}", f"{4 * nodes * clusters + 4 * clusters**2:,.0f}", "–"]
+            whole = 4 * nodes * clusters + 4 * clusters**2
+            fields += [f"{edge_count:.1f}", f"{whole:,.0f}", "–", "–"]
         else:
             edge_count = np.mean([r["inside"][f"{kind} edges"] for r in folds.values()])
             alike = "–" if kind == "likeliest" else mean_of(folds, "inside", "similarity")
             fields += [alike, mean_of(folds, "inside", f"{kind} density"), f"{edge_count:.1f}"]
-            fields += [f"{8 * nodes + 20 * edge_count:,.0f}", f"{nodes + 2 * edge_count:,.0f}"]
+            fields += [
+                f"{size:,.0f}"
+                for size in (
+                    8 * nodes + 20 * edge_count, 8 * nodes + 16 * edge_count,
+                    nodes + 2 * edge_count,
+                )
+            ]  # fmt: skip
         rows.append([label, *fields])
     head = [
         "", "entropy of a node", "variance within clusters", "modularity", "conductance",
         "cosine of two supernodes", "density of the pooled graph", "pooled edges",
-        "bytes of S and A'", "narrowest, binary",
+        "bytes of S and A'", "binary", "binary, narrowest",
     ]  # fmt: skip
     return section(dataset, found, table(head, rows))

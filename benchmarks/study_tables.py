@@ -16,9 +16,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 
 def section(dataset: str, runs: Runs, lines: list[str]) -> list[str]:
-    """A table under its dataset, and on how many folds it rests."""
+    """A table under its dataset, and on how many folds it rests; none of a single setting."""
     folds = sorted({len(succeeded(by_fold)) for by_fold in runs.values()} - {0})
-    if not folds:
+    if not folds or len(runs) < 2:
         return []
     count = f"{folds[0]} to {folds[-1]}" if len(folds) > 1 else str(folds[0])
     return [f"**{dataset}**, {count} fold{'' if count == '1' else 's'}", "", *lines]
@@ -41,7 +41,7 @@ def mean_of(folds: dict[int, dict[str, Any]], *path: str | int, digits: int = 2)
         found: Any = record
         for step in path:
             found = found.get(step, np.nan) if isinstance(found, dict) else found[step]
-        if np.isfinite(found):  # elsewhere there was nothing to measure
+        if not np.isnan(found):  # there was something to measure
             values.append(found)
     return f"{np.mean(values):.{digits}f}" if values else "–"
 

@@ -152,6 +152,15 @@ def test_ratio_bounds_the_pooled_nodes(pool, tmp_path):
     assert result["nodes"][1] <= 0.1 * result["nodes"][0] + 1
 
 
+def test_without_levels_there_is_one_readout(tmp_path):
+    out = tmp_path / "out"
+    arguments = [*SMALL, "--pool", "none", "--num-clusters", "--epochs", "1", "--out", str(out)]
+    assert tu_classification.main(arguments) == 0
+    (result,) = results(out)
+    assert len(result["nodes"]) == len(result["edges"]) == 1
+    assert result["clusters_used"] == []
+
+
 def test_every_fold_has_its_line_and_the_table_their_mean(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [*SMALL, "--pool", "none", "--epochs", "1", "--fold", "all", "--out", str(out)]
@@ -575,6 +584,7 @@ def test_an_output_path_below_a_file_is_one_line(flag, tmp_path, capsys):
         ["--pool", "mincut", "--ratio", "0.5"],
         ["--losses", "none", "link"],
         ["--num-clusters", "0"],
+        ["--num-clusters"],
         ["--ratio", "1"],
         ["--pool", "nothing"],
         ["--folds", "50"],

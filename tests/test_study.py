@@ -361,7 +361,7 @@ def test_collapse_table_goes_from_start_to_end():
     start = {field: 1.0 + index for index, field in enumerate(fields)}
     end = {field: 11.0 + index for index, field in enumerate(fields)}
     for unit in plan.collapse("ENZYMES"):
-        if unit.name == "gumbel" and unit.fold < 2:
+        if unit.name in ("gumbel", "diffpool") and unit.fold < 2:
             plan.done[unit.key] = {
                 "test_accuracy": 0.5 + 0.1 * unit.fold, "val_accuracy": 0.7,
                 "trace": [start, dict.fromkeys(fields, 99.0), end],
@@ -381,13 +381,57 @@ def test_crispness_table_counts_bytes():
     record = {"nodes": [30, 16, 4], "edges": [100, 256, 16], "inside": inside}
     runs = {name: {0: record} for name in ("gumbel", "diffpool")}
     lines = study_settings.crispness_table("MUTAG", runs)
-    # Ids and two ends of 40 edges in int64, weights in float32; then a byte each.
-    drawn = f"1.00 | 2.00 | 3.00 | 0.25 | 0.50 | 40.0 | {30 * 8 + 40 * 20:,} | {30 + 80} |"
+    # Ids and two ends of 40 edges in int64, weights in float32; without weights; a byte each.
+    drawn = f"{30 * 8 + 40 * 20:,} | {30 * 8 + 40 * 16} | {30 + 80} |"
+    drawn = f"1.00 | 2.00 | 3.00 | 0.25 | 0.50 | 40.0 | {drawn}"
     assert f"| gumbel, as drawn | 0.50 | {drawn}" in lines
-    likeliest = f"11.00 | 12.00 | 13.00 | – | 10.50 | 50.0 | {30 * 8 + 50 * 20:,} | {30 + 100} |"
+    likeliest = f"{30 * 8 + 50 * 20:,} | {30 * 8 + 50 * 16:,} | {30 + 100} |"
+    likeliest = f"11.00 | 12.00 | 13.00 | – | 10.50 | 50.0 | {likeliest}"
     assert f"| gumbel, likeliest | 0.50 | {likeliest}" in lines
-    dense = f"11.00 | 12.00 | 13.00 | 0.25 | 1.00 | 256.0 | {4 * (30 * 16 + 256):,} | – |"
+    dense = f"11.00 | 12.00 | 13.00 | 0.25 | 1.00 | 256.0 | {4 * (30 * 16 + 256):,} | – | – |"
     assert f"| diffpool | 0.50 | {dense}" in lines
+
+
+def test_what_was_tried_is_compared_fold_by_fold():
+    plan = study_plan.Plan({})
+    found = {"8 draws": (0.5, 0.6, 0.7), "8 draws, reinmax": (0.52, 0.64, 0.7)}
+    for unit in plan.tuning("hierarchy"):
+        if unit.name in found:
+            accuracy = found[unit.name][unit.fold]
+            plan.done[unit.key] = {"val_accuracy": accuracy, "test_accuracy": 0.5, "epochs": 40}
+    lines = study_settings.tuning_table(plan, "hierarchy")
+    assert "| 8 draws | 60.0 | – | 50.0 ± 0.0 | 40 |" in lines
+    assert "| 8 draws, reinmax | 62.0 | +2.0 ± 1.2 | 50.0 ± 0.0 | 40 |" in lines
+
+
+def test_estimators_are_crossed_with_losses_and_heads():
+    plan = study_plan.Plan({})
+    units = list(plan.crossed("hierarchy"))
+    assert len({unit.key for unit in units}) == len(units)
+    assert {unit.key for unit in plan.collapse("hierarchy")} & {unit.key for unit in units}
+    found = {"gst: link": 0.5, "gst: cosine head": 0.3, "diffpool: none": 0.7}
+    for unit in units:
+        if unit.name in found:
+            plan.done[unit.key] = {"test_accuracy": found[unit.name] + 0.01 * unit.fold}
+    assert study_settings.crossed_table(plan, "hierarchy") == [
+        "**hierarchy**, 3 folds",
+        "",
+        "| test % | link | cosine head | none |",
+        "| --- | --- | --- | --- |",
+        "| gst | 51.0 ± 0.8 | 31.0 ± 0.8 | – |",
+        "| diffpool | – | – | 71.0 ± 0.8 |",
+        "",
+    ]
+
+
+def test_kept_and_dropped_are_compared_on_all_folds():
+    plan = study_plan.Plan({})
+    for unit in plan.empty("hierarchy"):
+        more = 0.01 * (1 + unit.fold % 2) if unit.name == study_plan.KEPT else 0.0
+        plan.done[unit.key] = {"test_accuracy": 0.9 + more}
+    lines = study_settings.empty_table(plan, "hierarchy")
+    assert lines[0] == "**hierarchy**, 10 folds"
+    assert "| 90.0 ± 0.0 | 91.5 ± 0.5 | +1.5 ± 0.2 (0.002) |" in lines
 
 
 def test_draws_are_compared_with_the_likeliest_of_the_same_run():
@@ -399,6 +443,7 @@ def test_draws_are_compared_with_the_likeliest_of_the_same_run():
             "dataset": "ENZYMES", "fold": fold, "flags": unit.flags, "test_accuracy": 0.6,
             "sampled": drawn,
         }  # fmt: skip
+    plan.done["of no experiment"] = plan.done[unit.key]
     row = study_settings.drawn_table(plan)[-2]
     assert row.startswith("| ENZYMES | 2 | 2 | +3.0 ± 1.0 | +6.0 ± 2.0 |")
 
