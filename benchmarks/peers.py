@@ -41,10 +41,10 @@ def _use(x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def gumbelpool(setting: Setting) -> Step:
-    """``GumbelPool`` as it comes, with both default losses."""
+    """``GumbelPool`` as it comes, but with the two losses that DiffPool's layers compute."""
     from gumbelpool import GumbelPool
 
-    pool = GumbelPool(NUM_FEATURES, setting.case.num_clusters)
+    pool = GumbelPool(NUM_FEATURES, setting.case.num_clusters, losses=("link", "entropy"))
     graphs = setting.graphs
     batch_size = None if graphs.batch is None else graphs.num_graphs
 

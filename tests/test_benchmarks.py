@@ -59,10 +59,13 @@ def test_a_peer_that_fails_is_reported_and_not_repeated(tmp_path):
 
 def test_stages_of_a_step(tmp_path):
     done = run("stages.py", "--cases", "growth-n1000", "--steps", 1, "--docs", tmp_path)
-    rows = {line.split("|")[1].strip(): line.split("|")[2] for line in done.stdout.splitlines()[4:]}
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.split("|")[1:3]] for line in lines]
+    rows = {name: cell.replace(",", "") for name, cell in cells if name}
     assert float(rows["forward"]) > 0
     assert float(rows["merge edges"]) > 0
     assert all(float(cell) > 0 for cell in rows.values())  # no stage has lost its function
+    assert int(rows["gumbelpool"]) > int(rows["composition"]) > 50
     assert "merge edges" in (tmp_path / "results.md").read_text()
 
 
