@@ -159,16 +159,23 @@ def depth_table(plan: Plan, dataset: str) -> list[str]:
     runs = collect(plan, plan.depth(dataset))
     rows = []
     for levels in LEVELS:
-        for pool in ("gumbel", "diffpool"):
-            folds = succeeded(runs.get(f"{pool}, {levels}", {}))
+        pools = ("gumbel", "diffpool")
+        both = {pool: succeeded(runs.get(f"{pool}, {levels}", {})) for pool in pools}
+        ahead, error, _ = compare(*(accuracies(folds) for folds in both.values()))
+        for pool, folds in both.items():
             if folds:
+                shown = all(both.values()) and pool == "gumbel"
                 rows.append(
                     [
                         str(levels), pool, spread(accuracies(folds).values()),
+                        f"{ahead:+.1f} ± {error:.1f}" if shown else "",
                         mean_of(folds, "parameters", digits=0), megabytes(folds), edges(folds),
                     ]
                 )  # fmt: skip
-    head = ["levels", "", "test %", "parameters", "peak MB", "edges per test graph, by level"]
+    head = [
+        "levels", "", "test %", "gumbel minus diffpool, ± standard error", "parameters", "peak MB",
+        "edges per test graph, by level",
+    ]  # fmt: skip
     return section(dataset, runs, table(head, rows))
 
 
