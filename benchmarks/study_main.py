@@ -1,5 +1,6 @@
 """Tables of all poolers on all datasets: accuracy, paired tests, cost, pooled edges."""
 
+import numpy as np
 from study_plan import DATASETS, EMBEDDED, POOLERS, Plan
 from study_results import Runs, accuracies, collect, compare, holm, ranks, succeeded
 from study_tables import edges, megabytes, seconds, spread, table
@@ -27,7 +28,11 @@ def accuracy_table(runs: dict[str, Runs]) -> list[str]:
     """The main table."""
     if not runs:
         return []
-    rank = ranks(runs)
+    placed = ranks(runs)
+    rank = {
+        name: f"{np.mean(places):.1f}" + f" ({len(places)})" * (len(places) < len(placed["gumbel"]))
+        for name, places in placed.items()
+    }
     most = {
         dataset: max(len(accuracies(folds)) for folds in found.values())
         for dataset, found in runs.items()
@@ -39,14 +44,15 @@ def accuracy_table(runs: dict[str, Runs]) -> list[str]:
             values = accuracies(found.get(name, {}))
             fewer = f" ({len(values)})" if 0 < len(values) < most[dataset] else ""
             cells.append(spread(values.values()) + fewer)
-        rows.append([name, *cells, f"{rank[name]:.1f}" if name in rank else "–"])
+        rows.append([name, *cells, rank.get(name, "–")])
     rows += [
         [name, *(figures.get(dataset, "–") for dataset in runs), ""]
         for name, figures in PUBLISHED.items()
     ]
     return [
         "Test accuracy in percent, mean ± standard deviation over the folds whose number is in",
-        "parentheses. Rank: mean over the real datasets, of gumbel and the other poolers.",
+        "parentheses. Rank: mean over the real datasets (their number, where the pooler has not",
+        "run on all), of gumbel and the other poolers.",
         "",
         *table(["", *(f"{dataset} ({count})" for dataset, count in most.items()), "rank"], rows),
     ]

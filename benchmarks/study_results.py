@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from study_plan import DATASETS, EMBEDDED, POOLERS, UNRANKED, Plan, Unit
+from study_plan import DATASETS, EMBEDDED, POOLERS, TOO_LONG, UNRANKED, Plan, Unit
 
 Runs = dict[str, dict[int, dict[str, Any]]]  # setting, fold, record
 
@@ -42,8 +42,11 @@ def main_runs(plan: Plan) -> dict[str, Runs]:
         waited = [
             name
             for name in POOLERS
-            if plan.choice(dataset, name) is not None
-            or not all(unit.key in plan.done for t in plan.trials(dataset, name) for unit in t)
+            if (dataset, name) not in TOO_LONG
+            and (
+                plan.choice(dataset, name) is not None
+                or not all(unit.key in plan.done for t in plan.trials(dataset, name) for unit in t)
+            )
         ]
         folds = set.intersection(*(set(runs.get(name, {})) for name in waited)) if waited else set()
         if folds:
@@ -54,26 +57,22 @@ def main_runs(plan: Plan) -> dict[str, Runs]:
     return whole
 
 
-def ranks(runs: dict[str, Runs]) -> dict[str, float]:
-    """Mean rank over the real datasets of those that have all folds of each.
+def ranks(runs: dict[str, Runs]) -> dict[str, list[float]]:
+    """The rank of each pooler on each real dataset on which it has all folds.
 
     Gumbel is ranked as it is by default only: more variants would push the others down.
     """
-    real = [found for dataset, found in runs.items() if dataset != EMBEDDED]
-    most = [max(len(accuracies(folds)) for folds in found.values()) for found in real]
-    whole = [
-        name
-        for name in POOLERS
-        if name not in UNRANKED
-        and all(
-            len(accuracies(found.get(name, {}))) == count
-            for found, count in zip(real, most, strict=True)
-        )
-    ]
-    if not real or not whole:
-        return {}
-    means = [[-np.mean(list(accuracies(found[name]).values())) for name in whole] for found in real]
-    return dict(zip(whole, np.mean([stats.rankdata(row) for row in means], 0), strict=True))
+    found: dict[str, list[float]] = {}
+    for dataset, by_name in runs.items():
+        if dataset == EMBEDDED:
+            continue
+        values = {name: list(accuracies(by_name.get(name, {})).values()) for name in POOLERS}
+        most = max(map(len, values.values()))
+        whole = [n for n in POOLERS if n not in UNRANKED and len(values[n]) == most]
+        placed = stats.rankdata([-np.mean(values[name]) for name in whole])
+        for name, rank in zip(whole, placed, strict=True):
+            found.setdefault(name, []).append(float(rank))
+    return found
 
 
 def standard_error(values: list[float]) -> float:

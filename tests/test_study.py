@@ -313,6 +313,22 @@ def test_only_folds_that_all_poolers_were_run_on_are_compared():
     assert all(set(folds) == {0, 1} for folds in study_results.main_runs(plan)["MUTAG"].values())
 
 
+def test_a_pooler_that_takes_too_long_is_not_waited_for():
+    plan = study_plan.Plan({})
+    (left_out,) = study_plan.TOO_LONG
+    dataset, pooler = left_out
+    for name in study_plan.POOLERS:
+        for units in plan.trials(dataset, name):
+            for unit in units:
+                plan.done[unit.key] = {"val_accuracy": 0.5, "val_loss": 0.5, "test_accuracy": 0.5}
+    planned = [unit for unit in plan.chosen(dataset) if unit.fold == 0]
+    for unit in planned:
+        plan.done[unit.key] = {"test_accuracy": 0.5}
+    names = set(study_plan.POOLERS) - {pooler}
+    assert {unit.name for unit in planned} == {unit.name for unit in plan.cost(dataset)} == names
+    assert set(study_results.main_runs(plan)[dataset]) == names
+
+
 def test_folds_of_all_real_datasets_are_tested_together_as_well():
     def runs(*accuracies: float) -> dict[int, dict]:
         return {fold: {"test_accuracy": value / 100} for fold, value in enumerate(accuracies)}
@@ -337,7 +353,7 @@ def test_paired_test_sees_ties_through_rounding():
     assert p == pytest.approx(stats.wilcoxon(steps, zero_method="zsplit").pvalue)
 
 
-def test_mean_rank_counts_the_poolers_that_are_on_every_real_dataset():
+def test_mean_rank_is_over_the_real_datasets_that_a_pooler_was_run_on():
     def folds(accuracy: float) -> dict[int, dict]:
         return {0: {"test_accuracy": accuracy}}
 
@@ -352,7 +368,11 @@ def test_mean_rank_counts_the_poolers_that_are_on_every_real_dataset():
         },
         "hierarchy": {"gumbel": folds(0.1), "diffpool": folds(0.9)},
     }  # fmt: skip
-    assert study_results.ranks(runs) == {"gumbel": 1.0, "diffpool": 2.0}
+    ranks = study_results.ranks(runs)
+    assert ranks == {"gumbel": [2.0, 1.0], "diffpool": [3.0, 2.0], "topk": [1.0]}
+    lines = study_main.accuracy_table(runs)
+    assert "| gumbel | 90.0 | 70.0 | 10.0 | 1.5 |" in lines
+    assert "| topk | 95.0 | – | – | 1.0 (1) |" in lines
 
 
 def test_collapse_table_goes_from_start_to_end():
