@@ -72,7 +72,7 @@ LOSSES = {  # beside all three, which is what the examples train with
     "link, entropy": ["link", "entropy"],
     "balance": ["balance"],
 }
-CROSSED = ("none", "link", "entropy", "link, entropy")
+CROSSED = ("none", "link", "link, entropy")  # beside all three, as it is
 HEADS = ("orthogonal", "cosine")
 SAMPLES = (1, 2, 4, 8, 16)
 LEVELS = range(1, 7)
