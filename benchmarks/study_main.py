@@ -112,8 +112,8 @@ def cost_table(plan: Plan) -> list[str]:
     runs = {dataset: collect(plan, plan.cost(dataset)) for dataset in DATASETS}
     lines: list[str] = []
     for title, cell in (
-        ("Seconds per epoch, validation included: median (least–most)", lambda f: seconds(f)),
-        ("Peak memory in MB, above the imports and the dataset, median", lambda f: megabytes(f)),
+        ("Seconds per epoch, validation included: median (least–most)", seconds),
+        ("Peak memory in MB, above the imports and the dataset, median", megabytes),
     ):
         found = {dataset: f for dataset, f in runs.items() if f}
         if found:
