@@ -201,7 +201,7 @@ FUNCTIONS = [
     (lambda: coarsen_nodes(X, CLUSTER, -1), ValueError, "the number of supernodes must be in [0,"),
     (lambda: coarsen_edges(EDGES, CLUSTER, 2.0), TypeError, "number of supernodes must be an int"),
     (
-        lambda: GumbelPool(3, 2)(X, EDGES).unpool(X[:1]),
+        lambda: GumbelPool(3, 2)(X, EDGES).unpool(X[:0]),
         ValueError,
         "x must have as many rows as the pooled graph",
     ),
