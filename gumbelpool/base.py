@@ -5,6 +5,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules import module
 from torch_geometric.nn.inits import reset
 
 from gumbelpool.estimators import ESTIMATORS
@@ -15,6 +17,8 @@ from gumbelpool.validation import (
     check_losses,
     check_positive_int,
     check_ratio,
+    check_row_maximum,
+    check_scores,
     check_tau,
 )
 
@@ -33,6 +37,9 @@ OPTIONS: dict[str, Callable[[str, object], None]] = {
     "block_size": partial(check_positive_int, optional=True),
 }
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+
 
 class ClusterPool(torch.nn.Module):
     """A pooling layer with the assignment head ``lin``; an option may be set at any time."""
@@ -44,6 +51,10 @@ class ClusterPool(torch.nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
         if name in OPTIONS:
             OPTIONS[name](name, value)
+        if name == "losses":
+            value = tuple(value)  # a list could be changed later, and unchecked
+        if name == "lin" and not isinstance(value, torch.nn.Module):
+            raise TypeError(f"lin must be a torch.nn.Module; got {value!r}")
         super().__setattr__(name, value)
 
     def make_head(self, bias: bool) -> None:
@@ -57,11 +68,25 @@ class ClusterPool(torch.nn.Module):
         reset(self.lin)
 
     def head_is_plain(self) -> bool:
-        """Whether ``lin`` is no more than its weight and bias: no other module, no hook on it."""
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return type(self.lin) is torch.nn.Linear and not any(
-            getattr(self.lin, name) for name in hooks
+        """Whether ``lin`` is no more than its weight and bias, so that it need not be called.
+
+        It is more if it is another module (a subclass or a parametrized one included), if
+        ``forward`` was replaced, or if it or all modules have hooks.
+        """
+        return (
+            type(self.lin) is torch.nn.Linear
+            and "forward" not in vars(self.lin)
+            and not any(getattr(self.lin, name) for name in _HOOKS)
+            and not any(getattr(module, name) for name in _GLOBAL_HOOKS)
         )
+
+    def call_head(self, x: Tensor) -> Tensor:
+        """What ``lin`` gives for ``[N, C]``, checked to be scores ``[N, K]``."""
+        scores = self.lin(x)
+        check_scores(scores, x, self.num_clusters)
+        assert isinstance(scores, Tensor)
+        check_row_maximum(scores.amax(-1), "lin(x)")
+        return scores
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
