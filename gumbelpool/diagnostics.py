@@ -172,7 +172,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def _read_batch(
     cluster: Tensor, batch: Tensor | None, batch_size: int | None
 ) -> tuple[Tensor, int]:
-    check_batch(batch, batch_size, cluster.size(0))
+    check_batch(batch, batch_size, cluster.size(0), "cluster")
     if batch is None:
         return torch.zeros_like(cluster), 1
     if batch_size is None:

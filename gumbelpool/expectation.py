@@ -54,7 +54,7 @@ def expected_features(
     """
     check_features("x", x)
     check_features("probability", probability, symbol="K")
-    check_devices(x, probability=probability, batch=batch)
+    check_devices(x, probability=probability)
     sizes, _ = _read_graphs(probability, x.size(0), batch, batch_size)
     dtype = torch.promote_types(x.dtype, probability.dtype)
     return _products(probability.to(dtype), x.to(dtype), sizes)
@@ -265,7 +265,8 @@ def _read_graphs(
     """The number of nodes of each graph, and the graph of each node."""
     check_length("probability", probability, "x", num_nodes)
     check_probability(probability)
-    check_batch(batch, batch_size, num_nodes)
+    check_batch(batch, batch_size, num_nodes, "probability")
+    check_devices(probability, "probability", batch=batch)
     if batch is None:
         return [num_nodes], torch.zeros(num_nodes, dtype=torch.int64, device=probability.device)
     sizes: list[int] = count_rows(batch, _count_graphs(batch, batch_size)).tolist()
@@ -283,9 +284,7 @@ def _read_edges(
     num_nodes = probability.size(0)
     edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, None, num_nodes)
-    check_devices(
-        probability, "probability", edge_index=edge_index, edge_weight=edge_weight, batch=batch
-    )
+    check_devices(probability, "probability", edge_index=edge_index, edge_weight=edge_weight)
     sizes, graph = _read_graphs(probability, num_nodes, batch, batch_size)
     check_within_graphs(edge_index, graph)
     weight = probability.new_ones(edge_index.size(1)) if edge_weight is None else edge_weight
