@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules import module
 from torch_geometric.nn.inits import reset
 
+from gumbelpool.diagnostics import warn_if_collapsed
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.losses import LOSSES
 from gumbelpool.validation import (
@@ -47,6 +48,7 @@ class ClusterPool(torch.nn.Module):
     in_channels: int
     num_clusters: int
     lin: torch.nn.Linear
+    collapse_was_said = False
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
         if name in OPTIONS:
@@ -87,6 +89,23 @@ class ClusterPool(torch.nn.Module):
         assert isinstance(scores, Tensor)
         check_row_maximum(scores.amax(-1), "lin(x)")
         return scores
+
+    def say_if_collapsed(
+        self, size: Tensor, graph: Tensor, mean_entropy: Tensor, limit: Tensor | None
+    ) -> None:
+        """Warns of a collapse, once: see :func:`~gumbelpool.diagnostics.warn_if_collapsed`.
+
+        To be called in ``forward``, from where the warning points to the layer's caller.
+        """
+        if torch.compiler.is_compiling() or self.collapse_was_said or self.num_clusters == 1:
+            return
+        name = type(self).__name__
+        bound = int(self.num_clusters) if limit is None else limit
+        # Said before it is, since a filter may make it an error.
+        self.collapse_was_said = True
+        self.collapse_was_said = warn_if_collapsed(
+            name, size, graph, mean_entropy, bound, stacklevel=5
+        )
 
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""

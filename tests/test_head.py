@@ -67,7 +67,7 @@ def test_a_head_that_gives_no_scores_is_named(layer, kind):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_head_of_another_dtype_may_score(layer):
     pool = make(layer)
-    pool.lin = Lambda(lambda x: torch.arange(4.0).expand(N, K).to(torch.bfloat16))
+    pool.lin = Lambda(lambda x: torch.cat([x, -x[:, :1]], dim=1).to(torch.bfloat16))
     assert pool(**ARGUMENTS).x.dtype == torch.float32
 
 
