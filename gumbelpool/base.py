@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric.nn.inits import reset
 
 from gumbelpool.estimators import ESTIMATORS
@@ -15,6 +16,7 @@ from gumbelpool.validation import (
     check_losses,
     check_positive_int,
     check_ratio,
+    check_scores,
     check_tau,
 )
 
@@ -55,6 +57,12 @@ class ClusterPool(torch.nn.Module):
     def reset_parameters(self) -> None:
         """Resets the assignment head."""
         reset(self.lin)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """The scores of ``lin``, whatever module it is, ``[N, K]``."""
+        theta = self.lin(features)
+        check_scores(theta, features.size(0), self.num_clusters)
+        return theta
 
     def head_is_plain(self) -> bool:
         """Whether ``lin`` is no more than its weight and bias: no other module, no hook on it."""

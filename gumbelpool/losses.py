@@ -51,7 +51,8 @@ def entropy_loss(graph: GraphStatistics) -> Tensor:
 def balance_loss(graph: GraphStatistics) -> Tensor:
     """Log K − H(mean_i p_i): zero where the clusters are used alike."""
     assert graph.usage is not None
-    mean = graph.usage / graph.num_nodes.clamp(min=1).unsqueeze(1)
+    # By its own sum, which is n but for rounding, so that no loss is below zero.
+    mean = graph.usage / graph.usage.sum(1, keepdim=True).clamp(min=TINY)
     # entr(1) = 0 = entr(0), but its slope is finite: an unused cluster must not make a NaN.
     entropy = torch.special.entr(mean.where(mean > 0, torch.ones_like(mean))).sum(1)
     loss = graph.num_clusters.to(mean.dtype).log() - entropy

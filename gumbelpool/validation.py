@@ -5,7 +5,7 @@ and on a GPU a device sync) run unless :class:`~gumbelpool.data_checks` switches
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -141,17 +141,25 @@ def check_head(weight: Tensor, in_channels: int, num_clusters: int, device: torc
         raise ValueError(f"lin must be on the device of x, {device}; got {weight.device}")
 
 
-def check_row_maximum(maximum: Tensor, name: str = "logits") -> None:
-    """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
-    if data_checks_enabled():
-        maximum = maximum.detach()
-        bad = ~maximum.isfinite()
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{name} must have no NaN and no +inf, and a finite entry in every row; "
-                f"the largest entry of row {row} is {float(maximum[row])}"
-            )
+def check_scores(theta: object, num_nodes: int, num_clusters: int) -> None:
+    """Checks what an assignment head of the caller's own returns, ``[N, K]``."""
+    shape = f"[{num_nodes}, {num_clusters}]"
+    if not isinstance(theta, Tensor):
+        raise TypeError(f"lin must return a tensor {shape}; got {type(theta).__name__}")
+    if list(theta.shape) != [num_nodes, num_clusters]:
+        raise ValueError(f"lin must return scores of shape {shape}; got {list(theta.shape)}")
+    if not theta.is_floating_point():
+        raise TypeError(f"lin must return floating-point scores; got {theta.dtype}")
+
+
+def check_rows(bad: Tensor, name: str, largest: Callable[[int], Tensor]) -> None:
+    """Checks that no row is ``bad``, ``[N]``: has no softmax. ``largest`` gives a row's maximum."""
+    if data_checks_enabled() and bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name} must have no NaN and no +inf, and a finite entry in every row; "
+            f"the largest entry of row {row} is {float(largest(row))}"
+        )
 
 
 def check_cluster(
@@ -203,6 +211,13 @@ def check_num_supernodes(num_supernodes: object) -> None:
 
 def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_nodes: int) -> None:
     """Checks ``[2, E]`` edges with their weights ``[E]`` and features ``[E, D]``."""
+    check_edge_shapes(edge_index, edge_weight, edge_attr)
+    assert isinstance(edge_index, Tensor)
+    check_edge_ends(edge_index, num_nodes)
+
+
+def check_edge_shapes(edge_index: object, edge_weight: object, edge_attr: object) -> None:
+    """Checks the types and shapes of edges, their weights and their features."""
     _check_tensor("edge_index", edge_index, "[2, E]", 2)
     assert isinstance(edge_index, Tensor)
     if edge_index.size(0) != 2:
@@ -226,11 +241,22 @@ def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_
                     f"{name} must have a row per edge, {edge_index.size(1)}; "
                     f"got {list(value.shape)}"
                 )
+
+
+def check_edge_ends(edge_index: Tensor, num_nodes: int) -> None:
+    """Checks that every edge's ends are among the nodes."""
     _check_range("edge_index", edge_index, num_nodes, "the nodes")
 
 
 def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
     """Checks a sorted batch vector ``[N]`` and the number of graphs, either of them optional."""
+    check_batch_shape(batch, batch_size, num_nodes)
+    if isinstance(batch, Tensor):
+        check_batch_order(batch, batch_size if isinstance(batch_size, int) else None)
+
+
+def check_batch_shape(batch: object, batch_size: object, num_nodes: int) -> None:
+    """Checks the types and shapes of a batch vector and of the number of graphs."""
     if batch_size is not None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):
             raise TypeError(f"batch_size must be an int; got {batch_size!r}")
@@ -243,7 +269,11 @@ def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
     assert isinstance(batch, Tensor)
     _check_int64("batch", batch)
     check_length("batch", batch, "x", num_nodes)
-    if data_checks_enabled() and num_nodes > 0:
+
+
+def check_batch_order(batch: Tensor, batch_size: int | None) -> None:
+    """Checks that a batch vector ascends within [0, batch_size)."""
+    if data_checks_enabled() and batch.numel() > 0:
         if bool((batch[1:] < batch[:-1]).any()):
             raise ValueError("batch must be sorted in ascending order; got a descent in it")
         first, last = int(batch[0]), int(batch[-1])
@@ -251,6 +281,15 @@ def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
             raise ValueError(f"batch must not be negative; got {first}")
         if batch_size is not None and last >= batch_size:
             raise ValueError(f"batch must lie in [0, batch_size), {batch_size}; got {last}")
+
+
+def check_num_graphs(num_graphs: int, num_clusters: int) -> None:
+    """Checks that a pair of supernode ids fits an int64 key."""
+    if num_graphs * num_clusters > MAX_SUPERNODES:
+        raise ValueError(
+            f"batch_size times num_clusters must be at most {MAX_SUPERNODES}, so that a pair of "
+            f"supernodes fits an int64; got {num_graphs} times {num_clusters}"
+        )
 
 
 def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:

@@ -307,7 +307,7 @@ def test_a_head_of_the_wrong_size_or_place_is_named(layer):
     with pytest.raises(ValueError, match="lin must map in_channels, 3, to num_clusters, 2; got"):
         pool(X, EDGES)
     pool.lin = torch.nn.Sequential(torch.nn.Linear(3, 5))
-    with pytest.raises(ValueError, match=r"logits must have shape \[N, 2\]; got \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"lin must return scores of shape \[4, 2\]; got \[4, 5\]"):
         pool(X, EDGES)
     with pytest.raises(ValueError, match="lin must be on the device of x, cpu; got meta"):
         layer(3, 2).to("meta")(X, EDGES)
