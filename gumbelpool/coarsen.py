@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
+from gumbelpool.rows.reference import split_keys
 from gumbelpool.validation import (
     check_cluster,
     check_edges,
@@ -32,7 +33,7 @@ class _SumRows(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, index: Tensor, num_rows: int) -> Tensor:
         ctx.save_for_backward(index)
         ctx.dtype = values.dtype
-        total = rows.sum_rows(values.detach().contiguous(), index, num_rows)
+        total = rows.of(values).sum_rows(values.detach().contiguous(), index, num_rows)
         return total.to(torch.promote_types(values.dtype, torch.float32))
 
     @staticmethod
@@ -79,7 +80,7 @@ def coarsen_edges(
     edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     needs_position = edge_weight is not None or edge_attr is not None
-    key, count, position = rows.merge_edges(
+    key, count, position = rows.of(cluster).merge_edges(
         edge_index, cluster, cluster, num_supernodes, num_supernodes, needs_position
     )
     if edge_weight is None:
@@ -89,7 +90,7 @@ def coarsen_edges(
     attr = None
     if edge_attr is not None:
         attr = sum_rows(edge_attr, position, key.numel()).to(edge_attr.dtype)
-    pooled = rows.split_keys(key, num_supernodes)
+    pooled = split_keys(key, num_supernodes)
     if remove_self_loops:
         keep = pooled[0] != pooled[1]
         pooled, weight = pooled[:, keep], weight[keep]

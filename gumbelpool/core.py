@@ -24,7 +24,7 @@ from torch.profiler import record_function
 from gumbelpool import rows
 from gumbelpool.coarsen import count_rows
 from gumbelpool.inputs import Inputs
-from gumbelpool.rows.reference import index_dtype
+from gumbelpool.rows.reference import Estimate, Table, index_dtype, split_keys
 from gumbelpool.validation import check_rows
 
 FILL = 16  # a table may have this many times more entries than are not zero
@@ -193,19 +193,19 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
     with record_function("gumbelpool::merge_edges"):
         # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
         valued = inputs.edge_weight is not None or inputs.edge_attr is not None
-        key, count, position = rows.merge_edges(
+        key, count, position = rows.of(inputs.x).merge_edges(
             inputs.edge_index, nodes.slot, local, num_slots, K, valued
         )
-        edge_index = rows.split_keys(key, K)
+        edge_index = split_keys(key, K)
         graph = edge_index[0] // K
         if inputs.num_graphs > 1:
             edge_index[1].add_(graph, alpha=K)
         weight = count.double()
         if inputs.edge_weight is not None and position is not None:
-            weight = rows.sum_rows(inputs.edge_weight, position, key.numel())
+            weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, key.numel())
         attr = weight.new_empty(key.numel(), 0)
         if inputs.edge_attr is not None and position is not None:
-            attr = rows.sum_rows(inputs.edge_attr, position, key.numel())
+            attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, key.numel())
     agreement = weight.new_zeros(inputs.num_graphs)
     if "link" in plan.losses:
         pairs = nodes.members * (nodes.members - 1)
@@ -218,7 +218,7 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         weight, attr = weight.index_select(0, kept), attr.index_select(0, kept)
     with record_function("gumbelpool::pool_features"):
         cluster = nodes.row(nodes.slot)
-        x = rows.sum_rows(inputs.x, cluster, nodes.supernode.numel()).to(dtype)
+        x = rows.of(inputs.x).sum_rows(inputs.x, cluster, nodes.supernode.numel()).to(dtype)
     return Pooled(
         x=x,
         size=nodes.members.to(dtype),
@@ -243,7 +243,7 @@ def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     scorer = _Scorer(plan, inputs)
     local = torch.empty_like(batch)
     for block in _blocks(plan, inputs):
-        local[block] = rows.sample_rows(
+        local[block] = rows.of(inputs.x).sample_rows(
             scorer.logits(block),
             None if inputs.uniform is None else inputs.uniform[block],
             batch[block],
@@ -299,11 +299,11 @@ def _edge_gradients(
 ) -> Inputs:
     """Each edge's gradient is that of the pooled edge that it went to."""
     K = plan.num_clusters
-    key, _, position = rows.merge_edges(
+    key, _, position = rows.of(inputs.x).merge_edges(
         inputs.edge_index, nodes.slot, nodes.local, inputs.num_graphs * K, K
     )
     assert position is not None
-    slot, local = rows.split_keys(key, K)
+    slot, local = split_keys(key, K)
     loop = slot % K == local
     kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
 
@@ -334,7 +334,7 @@ def _score_gradients(
     """Adds the gradients of what is scored, of the head and of its bias, block by block."""
     scorer, dtype = _Scorer(plan, inputs), inputs.dtype
     assert inputs.seed is not None
-    estimate = rows.Estimate(plan.estimator, plan.tau, inputs.seed)
+    estimate = Estimate(plan.estimator, plan.tau, inputs.seed)
     scored = "x" if inputs.source is None else "source"
     to_scored = getattr(to, scored)
     if to_scored is None and getattr(needs, scored):
@@ -350,7 +350,7 @@ def _score_gradients(
         logits = scorer.logits(block)
         g = gradient.block(block)
         with record_function("gumbelpool::row_gradient"):
-            rows.row_gradient_(
+            rows.of(g).row_gradient_(
                 g, logits, gradient.nodes.local[block], block.start, estimate,
                 inputs.batch[block], entropy, usage,
             )  # fmt: skip
@@ -393,7 +393,7 @@ class _AssignmentGradient:
         num_rows = min(plan.block_size, inputs.x.size(0))
         self.memory = inputs.x.new_empty(num_rows, plan.num_clusters, dtype=self.dtype)
         self.edges = _Edges(plan, inputs) if inputs.edge_index.size(1) > 0 else None
-        self.channels: list[tuple[Tensor | None, tuple[rows.Table, rows.Table]]] = []
+        self.channels: list[tuple[Tensor | None, tuple[Table, Table]]] = []
         tables = _Tables(plan, inputs, nodes, edge_index)
         if grad.edge_weight is not None or self.agreement is not None:
             both = tables.of(grad.edge_weight, self.agreement)
@@ -425,7 +425,7 @@ class _AssignmentGradient:
                         if value is not None:
                             value = (value if edges is None else value[edges]).to(self.dtype)
                         table = tables[end]
-                        rows.add_edges_(g, block.start, near, far, value, nodes.slot, table)
+                        rows.of(g).add_edges_(g, block.start, near, far, value, nodes.slot, table)
         return g
 
     def _multiply(self, g: Tensor, block: slice) -> None:
@@ -437,7 +437,7 @@ class _AssignmentGradient:
             if matrix is None:
                 matrix = g.new_zeros(self.nodes.supernode.numel(), 0)
             x = inputs.x[block, : matrix.size(1)].to(self.dtype)
-            rows.multiply_rows_(
+            rows.of(g).multiply_rows_(
                 g, x, matrix, shared, self.nodes.supernode, inputs.batch[block], inputs.num_graphs
             )
         elif matrix is None:
@@ -487,7 +487,7 @@ class _Tables:
         self.supernode, (self.source, self.target) = nodes.supernode, edge_index
         self.num_slots = self.num_graphs * self.K
 
-    def of(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[rows.Table, rows.Table]:
+    def of(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
         """The tables for an edge's source and for its target.
 
         Args:
@@ -500,9 +500,7 @@ class _Tables:
             return self._dense(grad, agreement)
         return self._sparse(grad, agreement)
 
-    def _dense(
-        self, grad: Tensor | None, agreement: Tensor | None
-    ) -> tuple[rows.Table, rows.Table]:
+    def _dense(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
         K, B = self.K, self.num_graphs
         like = grad if grad is not None else agreement
         assert like is not None
@@ -514,12 +512,10 @@ class _Tables:
         if agreement is not None:
             matrix.diagonal(dim1=1, dim2=2).add_(agreement.unsqueeze(1))
         columns.copy_(matrix.transpose(1, 2))
-        first, second = (rows.Table(table, None, None, self.num_slots) for table in tables)
+        first, second = (Table(table, None, None, self.num_slots) for table in tables)
         return first, second
 
-    def _sparse(
-        self, grad: Tensor | None, agreement: Tensor | None
-    ) -> tuple[rows.Table, rows.Table]:
+    def _sparse(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
         K = self.K
         parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
         if grad is not None:
@@ -538,9 +534,9 @@ class _Tables:
         first, second = (self._by_row(part) for part in parts)
         return first, second
 
-    def _by_row(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> rows.Table:
+    def _by_row(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Table:
         row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
         row, order = row.sort(stable=True)
         every = torch.arange(self.num_slots + self.num_graphs + 1, device=row.device)
         pointer = torch.searchsorted(row, every)
-        return rows.Table(value[order], pointer, column[order], self.num_slots)
+        return Table(value[order], pointer, column[order], self.num_slots)

@@ -59,6 +59,6 @@ def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None)
                 logits[own], dtype=dtype, memory_format=torch.contiguous_format
             )
             block.copy_(logits[own])
-            cluster[own] = rows.sample_rows(block, uniform[own], batch[own], None, None)
+            cluster[own] = rows.of(logits).sample_rows(block, uniform[own], batch[own], None, None)
         check_rows(cluster < 0, "logits", lambda row: logits[row].amax())
         return cluster.clamp_(min=0)

@@ -69,7 +69,9 @@ def test_more_edges_than_float32_can_count_are_counted():
     # 2^24 + 3 edges into one pooled edge: a float32 count would stop at 2^24.
     edges = 2**24 + 3
     edge_index = torch.zeros(1, dtype=torch.long).expand(2, edges)
-    _, count, _ = rows.merge_edges(edge_index, *[torch.zeros(1, dtype=torch.long)] * 2, 1, 1)
+    _, count, _ = rows.of(edge_index).merge_edges(
+        edge_index, *[torch.zeros(1, dtype=torch.long)] * 2, 1, 1
+    )
     assert count.tolist() == [edges]
 
 

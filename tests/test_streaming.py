@@ -3,7 +3,7 @@
 import oracle
 import pytest
 import torch
-from conftest import ESTIMATORS, assert_close, injected, make_batch, rand, randn
+from conftest import ESTIMATORS, assert_close, injected, make_batch, rand
 from test_gradients import assert_gradients_agree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
