@@ -11,6 +11,7 @@ from gumbelpool.expectation import (
 )
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
+from gumbelpool.rows import backend
 from gumbelpool.sampling import sample_clusters
 from gumbelpool.switch import data_checks
 
@@ -24,6 +25,7 @@ __all__ = [
     "Occupancy",
     "PoolOutput",
     "adjacency_variance",
+    "backend",
     "coarsen_edges",
     "coarsen_nodes",
     "crispness",

@@ -69,6 +69,14 @@ class ClusterPool(torch.nn.Module):
         """Resets the assignment head."""
         reset(self.lin)
 
+    def scores(self, features: Tensor) -> Tensor:
+        """The scores of ``lin``, whatever module it is, ``[N, K]``."""
+        theta = self.lin(features)
+        check_scores(theta, features, self.num_clusters)
+        assert isinstance(theta, Tensor)
+        check_row_maximum(theta.amax(-1), "lin(x)")
+        return theta
+
     def head_is_plain(self) -> bool:
         """Whether ``lin`` is no more than its weight and bias, so that it need not be called.
 
@@ -81,14 +89,6 @@ class ClusterPool(torch.nn.Module):
             and not any(getattr(self.lin, name) for name in _HOOKS)
             and not any(getattr(module, name) for name in _GLOBAL_HOOKS)
         )
-
-    def call_head(self, x: Tensor) -> Tensor:
-        """What ``lin`` gives for ``[N, C]``, checked to be scores ``[N, K]``."""
-        scores = self.lin(x)
-        check_scores(scores, x, self.num_clusters)
-        assert isinstance(scores, Tensor)
-        check_row_maximum(scores.amax(-1), "lin(x)")
-        return scores
 
     def say_if_collapsed(
         self, size: Tensor, graph: Tensor, mean_entropy: Tensor, limit: Tensor | None

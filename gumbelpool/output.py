@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gumbelpool.coarsen import unpool
 from gumbelpool.diagnostics import Occupancy, occupancy
-from gumbelpool.validation import check_length, check_rows
+from gumbelpool.validation import check_length, check_supernode_rows
 
 
 class PoolOutput(NamedTuple):
@@ -51,7 +51,7 @@ class PoolOutput(NamedTuple):
         """
         if x is None:
             x = self.x
-        check_rows("x", x)
+        check_supernode_rows("x", x)
         check_length("x", x, "the pooled graph", self.x.size(0))
         return unpool(x, self.cluster)
 

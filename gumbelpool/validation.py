@@ -5,7 +5,7 @@ and on a GPU a device sync) run unless :class:`~gumbelpool.data_checks` switches
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -147,13 +147,12 @@ def check_features(name: str, x: object, channels: int | None = None, symbol: st
         raise ValueError(f"{name} must have shape {shape}; got {list(x.shape)}")
 
 
-def check_rows(name: str, value: object, num_rows: int | None = None, symbol: str = "K'") -> None:
-    """Checks a tensor ``[K', ...]`` of whatever dtype, where K' must be ``num_rows`` if given."""
-    shape = f"[{symbol if num_rows is None else num_rows}, ...]"
-    _check_dense(name, value, shape)
+def check_supernode_rows(name: str, value: object) -> None:
+    """Checks a tensor ``[K', ...]`` of whatever dtype."""
+    _check_dense(name, value, "[K', ...]")
     assert isinstance(value, Tensor)
-    if value.dim() == 0 or (num_rows is not None and value.size(0) != num_rows):
-        raise ValueError(f"{name} must have shape {shape}; got {list(value.shape)}")
+    if value.dim() == 0:
+        raise ValueError(f"{name} must have shape [K', ...]; got []")
 
 
 def check_length(name: str, value: Tensor, other: str, length: int) -> None:
@@ -207,24 +206,24 @@ def check_head(weight: Tensor, in_channels: int, num_clusters: int, device: torc
 def check_row_maximum(
     maximum: Tensor, name: str = "logits", everywhere: Tensor | None = None
 ) -> None:
-    """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax.
+    """Checks the largest score of each row, ``[N]``: finite, or the row has no softmax.
 
     Where ``ratio`` excludes clusters, ``maximum`` is that of the others and ``everywhere`` that of
     all: a NaN or +∞ is an error wherever it is.
     """
-    if data_checks_enabled():
-        maximum = maximum.detach()
-        bad = ~maximum.isfinite()
-        if everywhere is not None:
-            wrong = ~(everywhere.detach() < math.inf)
-            maximum, bad = torch.where(wrong, everywhere.detach(), maximum), bad | wrong
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            allowed = "" if everywhere is None else ", where ratio allows a cluster,"
-            raise ValueError(
-                f"{name} must have no NaN and no +inf, and{allowed} a finite entry in every row; "
-                f"the largest entry of row {row} is {float(maximum[row])}"
-            )
+    if everywhere is not None:
+        maximum = torch.where(everywhere < math.inf, maximum, everywhere)
+    check_rows(~maximum.isfinite(), name, maximum.__getitem__)
+
+
+def check_rows(bad: Tensor, name: str, largest: Callable[[int], Tensor]) -> None:
+    """Checks that no row is ``bad``, ``[N]``: has no softmax. ``largest`` gives a row's maximum."""
+    if data_checks_enabled() and bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name} must have no NaN and no +inf, and a finite entry in every row; "
+            f"the largest entry of row {row} is {float(largest(row).detach())}"
+        )
 
 
 def check_cluster(
@@ -292,6 +291,14 @@ def check_edges(
 
     Without a number of nodes, an edge end may be whatever is not negative.
     """
+    check_edge_shapes(edge_index, edge_weight, edge_attr)
+    assert isinstance(edge_index, Tensor)
+    check_edge_ends(edge_index, MAX_SUPERNODES if num_nodes is None else num_nodes)
+    check_finite("edge_weight", edge_weight)
+
+
+def check_edge_shapes(edge_index: object, edge_weight: object, edge_attr: object) -> None:
+    """Checks the types and shapes of edges, their weights and their features."""
     _check_tensor("edge_index", edge_index, "[2, E]", 2)
     assert isinstance(edge_index, Tensor)
     if edge_index.size(0) != 2:
@@ -315,9 +322,11 @@ def check_edges(
                     f"{name} must have a row per edge, {edge_index.size(1)}; "
                     f"got {list(value.shape)}"
                 )
-    bound = MAX_SUPERNODES if num_nodes is None else num_nodes
-    _check_range("edge_index", edge_index, bound, "the nodes")
-    check_finite("edge_weight", edge_weight)
+
+
+def check_edge_ends(edge_index: Tensor, num_nodes: int) -> None:
+    """Checks that every edge's ends are among the nodes."""
+    _check_range("edge_index", edge_index, num_nodes, "the nodes")
 
 
 def check_batch(batch: object, batch_size: object, num_nodes: int | None, other: str = "x") -> None:
@@ -325,6 +334,15 @@ def check_batch(batch: object, batch_size: object, num_nodes: int | None, other:
 
     N is that of the rows of the ``other`` argument, or whatever it is.
     """
+    check_batch_shape(batch, batch_size, num_nodes, other)
+    if isinstance(batch, Tensor):
+        check_batch_order(batch, batch_size if isinstance(batch_size, int) else None)
+
+
+def check_batch_shape(
+    batch: object, batch_size: object, num_nodes: int | None, other: str = "x"
+) -> None:
+    """Checks the types and shapes of a batch vector and of the number of graphs."""
     if batch_size is not None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):
             raise TypeError(f"batch_size must be an int; got {batch_size!r}")
@@ -339,6 +357,10 @@ def check_batch(batch: object, batch_size: object, num_nodes: int | None, other:
     _check_int64("batch", batch)
     if num_nodes is not None:
         check_length("batch", batch, other, num_nodes)
+
+
+def check_batch_order(batch: Tensor, batch_size: int | None) -> None:
+    """Checks that a batch vector ascends within [0, batch_size)."""
     if data_checks_enabled() and batch.numel() > 0:
         if bool((batch[1:] < batch[:-1]).any()):
             raise ValueError("batch must be sorted in ascending order; got a descent in it")
@@ -347,6 +369,15 @@ def check_batch(batch: object, batch_size: object, num_nodes: int | None, other:
             raise ValueError(f"batch must not be negative; got {first}")
         if batch_size is not None and last >= batch_size:
             raise ValueError(f"batch must lie in [0, batch_size), {batch_size}; got {last}")
+
+
+def check_num_graphs(num_graphs: int, num_clusters: int) -> None:
+    """Checks that a pair of supernode ids fits an int64 key."""
+    if num_graphs * num_clusters > MAX_SUPERNODES:
+        raise ValueError(
+            f"batch_size times num_clusters must be at most {MAX_SUPERNODES}, so that a pair of "
+            f"supernodes fits an int64; got {num_graphs} times {num_clusters}"
+        )
 
 
 def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:

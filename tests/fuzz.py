@@ -233,7 +233,7 @@ def check_shapes(call: Call, out: Any) -> None:
     if call.layer is GumbelPool:
         assert out.edge_index.size(1) <= E
         assert (out.edge_weight is None) == (not call.options["weighted"])
-        if not call.options["drop_empty"]:
+        if not call.options["drop_empty"] and call.options["ratio"] is None:
             assert len(out.batch) == batch.num_graphs * K
     key = out.edge_index[0] * max(len(out.batch), 1) + out.edge_index[1]
     assert (key[1:] > key[:-1]).all()
@@ -245,12 +245,12 @@ def check_shapes(call: Call, out: Any) -> None:
 
 def check_sampled(call: Call, pool: Any, out: Any, gradients: dict[str, Tensor]) -> None:
     """Against the oracle, given the draw, which does not depend on what becomes of empty rows."""
-    K, batch = call.options["num_clusters"], call.batch
+    batch = call.batch
     samples = call.training or call.options["sample_in_eval"]
     choose = torch.Tensor.argmax
     if samples:
         every = call.make(drop_empty=False)(**call.arguments())
-        local = every.cluster - batch.batch * K
+        local = every.cluster - torch.searchsorted(every.batch, batch.batch)
     options = {k: v for k, v in call.options.items() if k in oracle.Config.__dataclass_fields__}
     noisy = options["estimator"] in NOISY
     if noisy:
