@@ -90,6 +90,15 @@ def check_losses(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(f"{name} must not repeat a name; got {tuple(value)!r}")
 
 
+def check_not_transformed(layer: str) -> None:
+    """Checks that no transform of torch.func is at work, for which a draw has no rule."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(
+            f"{layer} does not run under the transforms of torch.func (vmap, grad, jacrev, ...): "
+            "pass several graphs by batch=, and differentiate by torch.autograd"
+        )
+
+
 def check_generator(generator: object, device: torch.device | None = None) -> None:
     """Checks a source of randomness for a device, or None."""
     if generator is None:
