@@ -15,6 +15,7 @@ no further terms. What is done to a block's rows is in :mod:`gumbelpool.rows`.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -114,6 +115,13 @@ def narrowest_dtype(bound: int) -> torch.dtype:
     return torch.int64
 
 
+def _stage(name: str) -> AbstractContextManager[object]:
+    """Names a stage in profiles; where nothing is profiled, it costs nothing."""
+    if torch.autograd._profiler_enabled():
+        return record_function(f"gumbelpool::{name}")
+    return nullcontext()
+
+
 class _Assignment(NamedTuple):
     """A draw: local and slot (graph · K + local) of each node; the slots that have a row of X'."""
 
@@ -197,11 +205,11 @@ def _blocks(plan: Plan, inputs: Inputs) -> Iterator[slice]:
 def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
     """Draws, pools and coarsens."""
     dtype, K = inputs.dtype, plan.num_clusters
-    with record_function("gumbelpool::draw"):
+    with _stage("draw"):
         local, entropy, usage = _draw(plan, inputs)
     nodes = _Assignment.of(plan, inputs, local)
     num_slots = inputs.num_graphs * K
-    with record_function("gumbelpool::merge_edges"):
+    with _stage("merge_edges"):
         # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
         valued = inputs.edge_weight is not None or inputs.edge_attr is not None
         key, count, position = rows.of(inputs.x).merge_edges(
@@ -227,7 +235,7 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         kept = (edge_index[0] != edge_index[1]).nonzero().squeeze(1)
         edge_index = edge_index.index_select(1, kept)
         weight, attr = weight.index_select(0, kept), attr.index_select(0, kept)
-    with record_function("gumbelpool::pool_features"):
+    with _stage("pool_features"):
         cluster = nodes.row(nodes.slot)
         x = rows.of(inputs.x).sum_rows(inputs.x, cluster, nodes.supernode.numel()).to(dtype)
     return Pooled(
@@ -289,11 +297,11 @@ def pool_backward(
     if needs.x and grad.x is not None:
         to = to._replace(x=grad.x.index_select(0, nodes.row(nodes.slot)))
     if needs.edge_weight or needs.edge_attr:
-        with record_function("gumbelpool::gradient_of_edges"):
+        with _stage("gradient_of_edges"):
             to = _edge_gradients(plan, inputs, nodes, grad, needs, to)
     scored = "x" if inputs.source is None else "source"
     if getattr(needs, scored) or needs.weight or needs.bias:
-        with record_function("gumbelpool::tables"):
+        with _stage("tables"):
             gradient = _AssignmentGradient(plan, inputs, nodes, edge_index, grad)
         to = _score_gradients(plan, inputs, gradient, grad, needs, to)
     cast = (
@@ -363,7 +371,7 @@ def _score_gradients(
     for block in _blocks(plan, inputs):
         logits = scorer.logits(block)
         g = gradient.block(block)
-        with record_function("gumbelpool::row_gradient"):
+        with _stage("row_gradient"):
             rows.of(g).row_gradient_(
                 g, logits, gradient.nodes.local[block], block.start, estimate,
                 inputs.batch[block], entropy, usage,
@@ -426,13 +434,13 @@ class _AssignmentGradient:
     def block(self, block: slice) -> Tensor:
         """The rows ``block`` of g, ``[rows, K]``; valid until the next call."""
         g, nodes, batch = self.memory[: block.stop - block.start], self.nodes, self.inputs.batch
-        with record_function("gumbelpool::products"):
+        with _stage("products"):
             self._multiply(g, block)
         if self.agreement is not None:
             own = self.agreement.index_select(0, batch[block])
             g.scatter_add_(1, nodes.local[block].unsqueeze(1), own.unsqueeze(1))
         if self.edges is not None and self.channels:
-            with record_function("gumbelpool::add_edges"):
+            with _stage("add_edges"):
                 for end in (0, 1):
                     near, far, edges = self.edges.of(block, end)
                     for value, tables in self.channels:

@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
         """The dtype that is computed in."""
         dtype = torch.float32
         for tensor in (self.x, self.edge_weight, self.edge_attr, self.source, self.weight):
-            if tensor is not None:
+            if tensor is not None and tensor.dtype != dtype:
                 dtype = torch.promote_types(dtype, tensor.dtype)
         return dtype
 

@@ -42,8 +42,8 @@ torch.library.define(
 )
 
 
-@torch.library.impl("gumbelpool::pool", "CompositeExplicitAutograd")
-def _pool(*arguments: Any) -> tuple[Tensor, ...]:
+def run(*arguments: Any) -> tuple[Tensor, ...]:
+    """What ``gumbelpool::pool`` does; the arguments are fields, by the schema."""
     inputs, plan = Inputs(*arguments[:_INPUTS]), Plan(*arguments[_INPUTS:])
     check_data(inputs)
     with torch.autocast(inputs.x.device.type, enabled=False):
@@ -75,8 +75,8 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.impl("gumbelpool::pool_backward", "CompositeExplicitAutograd")
-def _pool_backward(*arguments: Any) -> list[Tensor]:
+def run_backward(*arguments: Any) -> list[Tensor]:
+    """What ``gumbelpool::pool_backward`` does: the gradients of the inputs that need one."""
     grad, inputs, plan, (local, edge_index, needs) = _backward_arguments(arguments)
     with torch.autocast(inputs.x.device.type, enabled=False):
         gradients = backward(plan, inputs, (local, edge_index), grad, Inputs(*needs))
@@ -147,6 +147,8 @@ class _PoolBackward(torch.autograd.Function):
         )
 
 
+torch.library.impl("gumbelpool::pool", "CompositeExplicitAutograd")(run)
+torch.library.impl("gumbelpool::pool_backward", "CompositeExplicitAutograd")(run_backward)
 torch.library.impl("gumbelpool::pool", "Autograd")(_Pool.apply)
 torch.library.impl("gumbelpool::pool_backward", "Autograd")(
     lambda *arguments: list(_PoolBackward.apply(*arguments))  # type: ignore[no-untyped-call]
