@@ -378,7 +378,7 @@ template <class T> struct Draw {
           for (int64_t k = 0; k < K; ++k) {
             T sum = 0;
             _Pragma("omp simd reduction(+ : sum)") for (int i = 0; i < L; ++i)
-              sum += (i >= first) & (i < last) ? w[k * L + i] * scale[i] : T(0);
+              sum += ((i >= first) & (i < last)) ? w[k * L + i] * scale[i] : T(0);
             sums[k] += sum;
           }
         }
