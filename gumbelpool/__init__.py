@@ -1,7 +1,7 @@
 """Sampled hard cluster pooling for PyTorch Geometric."""
 
 from gumbelpool.coarsen import coarsen_edges, coarsen_nodes, unpool
-from gumbelpool.diagnostics import Crispness, Occupancy, crispness, occupancy
+from gumbelpool.diagnostics import CollapseWarning, Crispness, Occupancy, crispness, occupancy
 from gumbelpool.diffpool import DenseDiffPool
 from gumbelpool.expectation import (
     adjacency_variance,
@@ -18,6 +18,7 @@ from gumbelpool.switch import data_checks
 __version__ = "0.1.0"
 
 __all__ = [
+    "CollapseWarning",
     "Crispness",
     "DenseDiffPool",
     "GumbelPool",

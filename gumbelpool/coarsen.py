@@ -9,11 +9,13 @@ from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
 from gumbelpool.rows.reference import split_keys
 from gumbelpool.validation import (
+    check_bool,
     check_cluster,
     check_edges,
     check_features,
     check_in,
     check_num_supernodes,
+    check_supernode_rows,
 )
 
 
@@ -33,7 +35,7 @@ class _SumRows(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, index: Tensor, num_rows: int) -> Tensor:
         ctx.save_for_backward(index)
         ctx.dtype = values.dtype
-        total = rows.of(values).sum_rows(values.detach().contiguous(), index, num_rows)
+        total: Tensor = rows.of(values).sum_rows(values.detach().contiguous(), index, num_rows)
         return total.to(torch.promote_types(values.dtype, torch.float32))
 
     @staticmethod
@@ -75,6 +77,7 @@ def coarsen_edges(
         TypeError: If an argument has the wrong dtype.
         ValueError: If shapes disagree, or an id lies outside its range.
     """
+    check_bool("remove_self_loops", remove_self_loops)
     check_num_supernodes(num_supernodes)
     check_cluster(cluster, num_supernodes)
     edge_index = edge_list(edge_index)
@@ -142,7 +145,6 @@ def unpool(x: Tensor, cluster: Tensor) -> Tensor:
         TypeError: If ``x`` is not a tensor or ``cluster`` is not int64.
         ValueError: If ``cluster`` is not a vector, or an id lies outside ``[0, K')``.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor [K', ...]; got {type(x).__name__}")
+    check_supernode_rows("x", x)
     check_cluster(cluster, x.size(0))
     return x[cluster]

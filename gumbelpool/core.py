@@ -158,8 +158,8 @@ class _Scorer:
         """The rows of what is scored, in the dtype that is computed in."""
         return self.inputs.scored[block].to(self.dtype)
 
-    def logits(self, block: slice) -> Tensor:
-        """The logits, −∞ where a graph may not use a cluster; valid until the next call."""
+    def scores(self, block: slice) -> Tensor:
+        """The logits, also of clusters that a graph may not use; valid until the next call."""
         logits = self.memory[: block.stop - block.start]
         if self.weight is None:
             logits.copy_(self.inputs.scored[block])
@@ -167,11 +167,22 @@ class _Scorer:
             torch.mm(self.features(block), self.weight.t(), out=logits)
         else:
             torch.addmm(self.bias, self.features(block), self.weight.t(), out=logits)
+        return logits
+
+    def logits(self, block: slice) -> Tensor:
+        """The logits, −∞ where a graph may not use a cluster; valid until the next call."""
+        logits = self.scores(block)
         if self.inputs.limit is not None:
             column = torch.arange(logits.size(1), device=logits.device)
             limit = self.inputs.limit.index_select(0, self.inputs.batch[block]).unsqueeze(1)
             logits.masked_fill_(column >= limit, -torch.inf)
         return logits
+
+    def largest(self, row: int) -> Tensor:
+        """The largest logit of a row; a NaN or +∞ also where the graph may not use the cluster."""
+        block = slice(row, row + 1)
+        everywhere = self.scores(block).amax()
+        return torch.where(everywhere < torch.inf, self.logits(block).amax(), everywhere)
 
 
 def _blocks(plan: Plan, inputs: Inputs) -> Iterator[slice]:
@@ -237,9 +248,10 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
 def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """One local cluster id per node ``[N]``, and the statistics ``entropy`` and ``usage``."""
     batch, num_graphs = inputs.batch, inputs.num_graphs
-    sums = {"dtype": torch.float64, "device": batch.device}
-    entropy = torch.zeros(num_graphs, **sums)
-    usage = torch.zeros(num_graphs, plan.num_clusters, **sums)
+    entropy = torch.zeros(num_graphs, dtype=torch.float64, device=batch.device)
+    usage = entropy.new_zeros(num_graphs, plan.num_clusters)
+    # In eval() it tells whether assignments that are all the same were decided.
+    wants_entropy = "entropy" in plan.losses or inputs.uniform is None
     scorer = _Scorer(plan, inputs)
     local = torch.empty_like(batch)
     for block in _blocks(plan, inputs):
@@ -247,13 +259,15 @@ def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
             scorer.logits(block),
             None if inputs.uniform is None else inputs.uniform[block],
             batch[block],
-            entropy if "entropy" in plan.losses else None,
+            entropy if wants_entropy else None,
             usage if "balance" in plan.losses else None,
         )
+        if inputs.limit is not None:  # NaN and +∞ are errors in columns that are not used as well
+            local[block].masked_fill_(~(scorer.scores(block).amax(-1) < torch.inf), -1)
     check_rows(
         local < 0,
         "logits" if inputs.weight is None else "lin(x)",
-        lambda row: scorer.logits(slice(row, row + 1)).amax(),
+        scorer.largest,
     )
     return local.clamp_(min=0), entropy, usage
 
@@ -283,7 +297,7 @@ def pool_backward(
             gradient = _AssignmentGradient(plan, inputs, nodes, edge_index, grad)
         to = _score_gradients(plan, inputs, gradient, grad, needs, to)
     cast = (
-        None if tensor is None or not need else tensor.to(like.dtype)
+        None if tensor is None or like is None or not need else tensor.to(like.dtype)
         for tensor, like, need in zip(to, inputs, needs, strict=True)
     )
     return Inputs(*cast)  # type: ignore[arg-type]
@@ -433,19 +447,19 @@ class _AssignmentGradient:
         matrix, shared, inputs = self.matrix, self.shared, self.inputs
         if matrix is None and shared is None:
             g.zero_()
-        elif inputs.num_graphs > 1:
-            if matrix is None:
-                matrix = g.new_zeros(self.nodes.supernode.numel(), 0)
-            x = inputs.x[block, : matrix.size(1)].to(self.dtype)
+            return
+        if matrix is None:
+            assert shared is not None
+            matrix = g.new_zeros(shared.numel(), 0)
+        x = inputs.x[block, : matrix.size(1)].to(self.dtype)
+        if inputs.num_graphs > 1:
             rows.of(g).multiply_rows_(
                 g, x, matrix, shared, self.nodes.supernode, inputs.batch[block], inputs.num_graphs
             )
-        elif matrix is None:
-            g.copy_(shared)
         elif shared is None:
-            torch.mm(inputs.x[block].to(self.dtype), matrix.t(), out=g)
+            torch.mm(x, matrix.t(), out=g)
         else:
-            torch.addmm(shared, inputs.x[block].to(self.dtype), matrix.t(), out=g)
+            torch.addmm(shared, x, matrix.t(), out=g)
 
 
 class _Edges:

@@ -13,7 +13,7 @@ from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import check_data, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
-from gumbelpool.validation import check_generator, check_head, check_rows
+from gumbelpool.validation import check_generator, check_head, check_row_maximum
 
 
 class DenseDiffPool(ClusterPool):
@@ -122,16 +122,14 @@ class DenseDiffPool(ClusterPool):
             values = torch.cat([values, edge_attr], dim=1)
         theta = self._scores(inputs.scored) if logits is None else logits
         dtype = torch.promote_types(inputs.dtype, theta.dtype)
-        theta = theta.to(dtype)
-        largest = theta.amax(-1)
-        check_rows(
-            ~largest.isfinite(), "lin(x)" if logits is None else "logits", largest.__getitem__
-        )
+        theta, everywhere = theta.to(dtype), None
         limit = cluster_limit(inputs.num_nodes, self.ratio, K)
         allowed = torch.ones(B, K, dtype=torch.bool, device=x.device)
         if limit is not None:
             allowed = torch.arange(K, device=x.device) < limit.unsqueeze(1)
+            everywhere = theta.amax(-1)
             theta = theta.masked_fill(~allowed[batch], -torch.inf)
+        check_row_maximum(theta.amax(-1), "lin(x)" if logits is None else "logits", everywhere)
 
         longest = int(inputs.num_nodes.max()) if B > 0 else 0
         dense = {"batch": batch, "max_num_nodes": longest, "batch_size": B}

@@ -75,7 +75,8 @@ def gumbel_rao(grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise:
     """
     total = torch.zeros_like(grad)
     for sample in range(RAO_SAMPLES):
-        total += gumbel(grad, logits, cluster, tau, lambda _, sample=sample: noise(sample))
+        perturbed = conditional_gumbel(logits, cluster, noise(sample))
+        total += straight_through(grad, perturbed, cluster, tau, noise)
     return total.div_(RAO_SAMPLES)
 
 

@@ -14,6 +14,7 @@ from gumbelpool.validation import (
     check_edge_ends,
     check_edge_shapes,
     check_features,
+    check_finite,
     check_length,
     check_logits,
     check_num_graphs,
@@ -130,6 +131,7 @@ def check_data(inputs: Inputs) -> None:
     """Checks what the tensors hold, unless :class:`~gumbelpool.data_checks` are off."""
     check_batch_order(inputs.batch, inputs.num_graphs)
     check_edge_ends(inputs.edge_index, inputs.x.size(0))
+    check_finite("edge_weight", inputs.edge_weight)
     if inputs.num_graphs > 1:
         check_within_graphs(inputs.edge_index, inputs.batch)
 

@@ -14,7 +14,7 @@ from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
 from gumbelpool.sampling import draw_randomness
-from gumbelpool.validation import check_generator, check_head
+from gumbelpool.validation import check_generator, check_head, check_not_transformed
 
 
 class GumbelPool(ClusterPool):
@@ -155,11 +155,12 @@ class GumbelPool(ClusterPool):
             ValueError: If shapes disagree, an edge end lies outside [0, N) or joins two graphs,
                 ``batch`` is unsorted or negative, or a row of logits has no softmax.
         """
-        check_generator(generator)
+        check_not_transformed("GumbelPool")
         inputs = read_inputs(
             x, (edge_index, edge_weight, edge_attr), batch, batch_size, logits, assign_x,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
+        check_generator(generator, x.device)
         if logits is None and self.head_is_plain():
             check_head(self.lin.weight, self.in_channels, self.num_clusters, x.device)
             inputs = inputs._replace(weight=self.lin.weight, bias=self.lin.bias)
@@ -179,6 +180,10 @@ class GumbelPool(ClusterPool):
             block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
         pooled = op.pool(plan, inputs)
+        if not sample:
+            mean_entropy = pooled.entropy.sum() / max(x.size(0), 1)
+            graph = pooled.supernode // self.num_clusters
+            self.say_if_collapsed(pooled.size, graph, mean_entropy, limit)
 
         pooled_x, weight = pooled.x, inputs.edge_weight
         if self.aggr == "mean":

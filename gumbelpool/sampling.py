@@ -18,6 +18,11 @@ def draw_randomness(
     """
     if num_rows is None:
         return None, torch.zeros((), dtype=torch.int64, device=device)
+    if generator is not None and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "GumbelPool cannot draw again from a generator while gradients are computed, as "
+            "checkpointing asks it to: leave generator= out there, since torch rewinds its own"
+        )
     # Not torch.rand, whose form with a generator cannot be traced for any number of rows.
     uniform = torch.empty(num_rows, dtype=torch.float64, device=device)
     uniform.uniform_(generator=generator)

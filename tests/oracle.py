@@ -255,7 +255,7 @@ def conditional_gumbel(theta: Tensor, draw: Tensor, exponential: Tensor) -> Tens
 
 
 def exponential_noise(seed: int, sample: int, num_rows: int, num_clusters: int) -> Tensor:
-    """Exp(1) noise of a backward pass: of (seed, sample, row, column) by SplitMix64, in integers."""
+    """Exp(1) noise of (seed, sample, row, column), by SplitMix64 in Python's integers."""
 
     def odd_word(stream: int, index: int) -> int:
         word = seed + 0xD1B54A32D192ED03 * stream + 0x9E3779B97F4A7C15 * index

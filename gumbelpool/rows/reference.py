@@ -404,12 +404,14 @@ def _odd_words(seed: Tensor, stream: int, first: int, count: int) -> Tensor:
     word = seed + _int64(0xD1B54A32D192ED03 * stream) + index * _int64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         word = (word ^ _shifted(word, shift)) * _int64(factor)
-    return ((word ^ _shifted(word, 31)) >> 32).int().bitwise_or_(1)
+    upper: Tensor = (word ^ _shifted(word, 31)) >> 32
+    return upper.int().bitwise_or_(1)
 
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
     """The word shifted right with zeros coming in, as if it were unsigned."""
-    return (word >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (word >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _int64(value: int) -> int:
