@@ -5,6 +5,7 @@ sizes. What does not fit (see :func:`_fits`) goes to the reference.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,24 +19,17 @@ FLOATS = (torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)
 ESTIMATORS = ("gumbel", "gumbel_rao", "straight_through", "gst", "reinmax")  # as in native.cpp
 
-_sample_rows = {
-    torch.float32: _native.sample_rows_float32,
-    torch.float64: _native.sample_rows_float64,
-}
-_sum_rows = {torch.float32: _native.sum_rows_float32, torch.float64: _native.sum_rows_float64}
-_multiply_rows = {
-    torch.float32: _native.multiply_rows_float32,
-    torch.float64: _native.multiply_rows_float64,
-}
-_add_edges = {torch.float32: _native.add_edges_float32, torch.float64: _native.add_edges_float64}
-_row_gradient = {
-    torch.float32: _native.row_gradient_float32,
-    torch.float64: _native.row_gradient_float64,
-}
-_fill_noise = {
-    torch.float32: _native.fill_noise_float32,
-    torch.float64: _native.fill_noise_float64,
-}
+
+def _of_dtype(name: str) -> dict[torch.dtype, Callable[..., None]]:
+    return {dtype: getattr(_native, f"{name}_{str(dtype)[6:]}") for dtype in FLOATS}
+
+
+_sample_rows = _of_dtype("sample_rows")
+_sum_rows = _of_dtype("sum_rows")
+_multiply_rows = _of_dtype("multiply_rows")
+_add_edges = _of_dtype("add_edges")
+_row_gradient = _of_dtype("row_gradient")
+_fill_noise = _of_dtype("fill_noise")
 
 
 def _fits(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
@@ -49,7 +43,12 @@ def _fits(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
 
 
 def _fits_index(*tensors: Tensor | None) -> bool:
-    return all(t is None or (t.dtype in INTEGERS and _fits(t.dtype, t)) for t in tensors)
+    for tensor in tensors:
+        if tensor is not None and not (
+            tensor.dtype in INTEGERS and tensor.is_cpu and tensor.is_contiguous()
+        ):
+            return False
+    return True
 
 
 def _address(tensor: Tensor | None) -> int:
