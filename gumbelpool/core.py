@@ -68,6 +68,7 @@ class Pooled(NamedTuple):
         edge_index: ``[2, E']``.
         cluster: Row of ``x`` of each node, ``[N]``.
         supernode: graph · K + cluster of each row of ``x``, ``[K']``, ascending.
+        num_edges: Edges of each graph, ``[B]``, float64.
         local: Cluster of each node, ``[N]``, in [0, K), as narrow integers.
     """
 
@@ -81,6 +82,7 @@ class Pooled(NamedTuple):
     edge_index: Tensor
     cluster: Tensor
     supernode: Tensor
+    num_edges: Tensor
     local: Tensor
 
 
@@ -220,6 +222,7 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         if inputs.num_graphs > 1:
             edge_index[1].add_(graph, alpha=K)
         weight = count.double()
+        num_edges = weight.new_zeros(inputs.num_graphs).index_add_(0, graph, weight)
         if inputs.edge_weight is not None and position is not None:
             weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, key.numel())
         attr = weight.new_empty(key.numel(), 0)
@@ -249,6 +252,7 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         edge_index=nodes.row(edge_index.view(-1)).view(2, -1),
         cluster=cluster,
         supernode=nodes.supernode,
+        num_edges=num_edges,
         local=local.to(narrowest_dtype(K)),
     )
 

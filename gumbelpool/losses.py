@@ -74,5 +74,7 @@ def mean_losses(
     names: Sequence[str], graph: GraphStatistics, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The named losses, each averaged over the graphs of the batch."""
-    num_graphs = max(graph.num_nodes.numel(), 1)
-    return {name: (LOSSES[name](graph).sum() / num_graphs).to(dtype) for name in names}
+    if graph.num_nodes.numel() == 0:
+        zero = graph.num_nodes.new_zeros((), dtype=dtype)
+        return dict.fromkeys(names, zero)
+    return {name: LOSSES[name](graph).mean().to(dtype) for name in names}

@@ -71,6 +71,7 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
         edge_index=batch.new_empty(2, num_edges),
         cluster=batch.new_empty(x.size(0)),
         supernode=batch.new_empty(num_supernodes),
+        num_edges=x.new_empty(num_graphs, dtype=torch.float64),
         local=batch.new_empty(x.size(0), dtype=narrowest_dtype(K)),
     )
 

@@ -8,7 +8,6 @@ from torch_geometric.typing import Adj
 
 from gumbelpool import op
 from gumbelpool.base import ClusterPool
-from gumbelpool.coarsen import count_rows
 from gumbelpool.core import Plan, Pooled, rows_per_block
 from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
@@ -204,7 +203,7 @@ class GumbelPool(ClusterPool):
         """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
         square = residual = None
         if "link" in self.losses:
-            square = _weight_square(inputs)
+            square = _weight_square(pooled, inputs)
             residual = square - 2 * pooled.agreement + inputs.num_nodes
         limit = inputs.limit
         if limit is None:
@@ -219,15 +218,12 @@ class GumbelPool(ClusterPool):
         )
 
 
-def _weight_square(inputs: Inputs) -> Tensor:
-    """‖A‖² of each graph, ``[B]``, float64."""
-    weight, num_edges = inputs.edge_weight, inputs.edge_index.size(1)
-    if inputs.num_graphs == 1 and weight is None:
-        return torch.full_like(inputs.num_nodes, num_edges, dtype=torch.float64)
-    if inputs.num_graphs == 1 and weight is not None:
-        return weight.double().square().sum().unsqueeze(0)
+def _weight_square(pooled: Pooled, inputs: Inputs) -> Tensor:
+    """‖A‖² of each graph, ``[B]``, float64; an edge counts as often as it is listed."""
+    if inputs.edge_weight is None:
+        return pooled.num_edges
+    square = inputs.edge_weight.double().square()
+    if inputs.num_graphs == 1:
+        return square.sum().unsqueeze(0)
     graph = inputs.batch.index_select(0, inputs.edge_index[0])
-    if weight is None:
-        return count_rows(graph, inputs.num_graphs).double()
-    square = weight.double().square()
     return square.new_zeros(inputs.num_graphs).index_add(0, graph, square)

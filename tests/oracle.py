@@ -257,15 +257,15 @@ def conditional_gumbel(theta: Tensor, draw: Tensor, exponential: Tensor) -> Tens
 def exponential_noise(seed: int, sample: int, num_rows: int, num_clusters: int) -> Tensor:
     """Exp(1) noise of (seed, sample, row, column), by SplitMix64 in Python's integers."""
 
-    def odd_word(stream: int, index: int) -> int:
-        word = seed + 0xD1B54A32D192ED03 * stream + 0x9E3779B97F4A7C15 * index
+    def odd_word(index: int) -> int:
+        word = seed + 0xD1B54A32D192ED03 * sample + 0x9E3779B97F4A7C15 * index
         word %= 2**64
         word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
         return (word ^ word >> 31) >> 32 | 1
 
-    rows = [odd_word(2 * sample, i) for i in range(num_rows)]
-    columns = [odd_word(2 * sample + 1, k) for k in range(num_clusters)]
+    rows = [odd_word(i) for i in range(num_rows)]
+    columns = [odd_word(-1 - k) for k in range(num_clusters)]
     uniform = [
         [(m * b % 2**32 // 2) * 2.0**-31 * (1 - 2.0**-24) + 2.0**-32 for b in columns] for m in rows
     ]

@@ -512,7 +512,7 @@ template <class T, bool Wide> struct GradientTile : Layout<T, Wide> {
     uint32_t word[L], drawn[L];
     T own[L], at_chosen[L];  // own: E_c
     for (int i = 0; i < L; ++i) {
-      word[i] = odd_word(a.seed, 2 * sample, a.first_row + row_of(i));
+      word[i] = odd_word(a.seed, sample, a.first_row + row_of(i));
       drawn[i] = columns[a.cluster[row_of(i)]];
     }
     SIMD for (int i = 0; i < L; ++i) own[i] = exponential<T>(word[i], drawn[i]);
@@ -622,7 +622,7 @@ void row_gradient(int64_t g, int64_t logits, int64_t cluster, int64_t first_row,
       tau, *pointer<uint64_t>(seed), columns.get()};
   for (int sample = 0; noisy && sample < samples; ++sample)
     for (int64_t k = 0; k < width; ++k)
-      columns[sample * width + k] = odd_word(task.seed, 2 * sample + 1, k);
+      columns[sample * width + k] = odd_word(task.seed, sample, -1 - k);
   const int parts = count_parts(R, threads, 2.0 * R * K * samples);
   const bool sums = entropy_slope != 0 || usage_slope != 0;
   const auto space = allocate<T>(task.space(K) * parts);
@@ -869,8 +869,8 @@ template <class T>
 void fill_noise(int64_t seed, int sample, int64_t first_row, int64_t out, int64_t R, int64_t K) {
   for (int64_t r = 0; r < R; ++r)
     for (int64_t k = 0; k < K; ++k)
-      pointer<T>(out)[r * K + k] = exponential<T>(odd_word(seed, 2 * sample, first_row + r),
-                                                  odd_word(seed, 2 * sample + 1, k));
+      pointer<T>(out)[r * K + k] = exponential<T>(odd_word(seed, sample, first_row + r),
+                                                  odd_word(seed, sample, -1 - k));
 }
 
 template <class T> void define(nb::module_& module, const std::string& dtype) {

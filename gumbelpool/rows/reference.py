@@ -262,10 +262,12 @@ def multiply_rows_(
         rows = slice(*torch.searchsorted(supernode, ends).tolist())
         num_graphs, graph = stop - first, batch - first
         supernode = supernode[rows] - first * num_clusters
-    slots = matrix.new_zeros(num_graphs * num_clusters, matrix.size(1) + 1)
-    slots[:, :-1].index_copy_(0, supernode, matrix[rows])
+    slots = matrix[rows]
     if bias is not None:
-        slots[:, -1].index_copy_(0, supernode, bias[rows])
+        slots = torch.cat([slots, bias[rows].unsqueeze(1)], dim=1)
+    if slots.size(0) < num_graphs * num_clusters:
+        every = slots.new_zeros(num_graphs * num_clusters, slots.size(1))
+        slots = every.index_copy_(0, supernode, slots)
 
     start = torch.searchsorted(graph, torch.arange(num_graphs + 1, device=g.device))
     tiles = (start.diff() + (TILE - 1)) // TILE
@@ -277,12 +279,12 @@ def multiply_rows_(
     shift = start[:-1] - (last - tiles) * TILE
     node = (tile * TILE + shift.index_select(0, of_tile)).unsqueeze(1)
     node = (node + torch.arange(TILE, device=g.device)).clamp_(max=num_rows - 1)
-    own = slots.view(num_graphs, num_clusters, -1).index_select(0, of_tile)
-    product = torch.baddbmm(
-        own[:, :, -1].unsqueeze(1),
-        x.index_select(0, node.view(-1)).view(num_tiles, TILE, -1),
-        own[:, :, :-1].transpose(1, 2),
-    )
+    tiled = x.index_select(0, node.view(-1)).view(num_tiles, TILE, -1)
+    own = slots.view(num_graphs, num_clusters, -1).index_select(0, of_tile).transpose(1, 2)
+    if bias is None:
+        product = torch.bmm(tiled, own)
+    else:
+        product = torch.baddbmm(own[:, -1:], tiled, own[:, :-1])
     position = torch.arange(num_rows, device=g.device) - shift.index_select(0, graph)
     torch.index_select(product.view(-1, num_clusters), 0, position, out=g)
 
@@ -309,7 +311,7 @@ def add_edges_(
     """
     row = slot.index_select(0, far)
     row = torch.where(near == far, table.num_slots + row // g.size(1), row)
-    near = near - first_row
+    near = near - first_row if first_row else near
     if table.pointer is None or table.column is None:
         size = chunk_size(g, g.size(1))
         for start in range(0, near.numel(), size):
@@ -367,14 +369,12 @@ def row_gradient_(
     total = ESTIMATORS[estimate.name](g, logits, cluster, estimate.tau, noise)
     if entropy_slope is not None or usage_slope is not None:
         probability = torch.softmax(logits, -1)
-        slope = torch.zeros_like(g)
-        if usage_slope is not None:
-            slope += usage_slope.index_select(0, batch)
-        if entropy_slope is not None:
-            # log p is θ up to a constant; p log p is zero where p is.
-            each = torch.where(probability > 0, torch.log_softmax(logits, -1), 0)
-            slope -= each.mul_(entropy_slope.index_select(0, batch).unsqueeze(1))
-        total += softmax_vjp(probability, slope)
+    if usage_slope is not None:
+        total += softmax_vjp(probability, usage_slope.index_select(0, batch))
+    if entropy_slope is not None:
+        each = torch.special.entr(probability)  # −p log p, and zero where p is
+        each.addcmul_(probability, each.sum(-1, keepdim=True), value=-1)
+        total += each.mul_(entropy_slope.index_select(0, batch).unsqueeze(1))
     g.copy_(total)
 
 
@@ -391,17 +391,19 @@ def exponential_noise(seed: Tensor, sample: int, first_row: int, like: Tensor) -
     well. Never zero, so that its logarithm is finite.
     """
     num_rows, num_columns = like.shape
-    rows = _odd_words(seed, 2 * sample, first_row, num_rows).unsqueeze(1)
-    words = rows * _odd_words(seed, 2 * sample + 1, 0, num_columns)
+    index = torch.arange(-num_columns, num_rows, device=like.device)
+    index[num_columns:] += first_row
+    words = _odd_words(seed, sample, index)
+    # Column k has the index −1 − k.
+    words = words[num_columns:].unsqueeze(1) * words[:num_columns].flip(0)
     uniform = (words >> 1).bitwise_and_(2**31 - 1).to(like.dtype)
     # In (0, 1): below one by more than float32 rounds the largest words.
     return uniform.mul_(2.0**-31 * (1 - 2.0**-24)).add_(2.0**-32).log_().neg_()
 
 
-def _odd_words(seed: Tensor, stream: int, first: int, count: int) -> Tensor:
-    """The upper halves of SplitMix64 (Steele et al. 2014), made odd, ``[count]`` int32."""
-    index = torch.arange(first, first + count, device=seed.device)
-    word = seed + _int64(0xD1B54A32D192ED03 * stream) + index * _int64(0x9E3779B97F4A7C15)
+def _odd_words(seed: Tensor, sample: int, index: Tensor) -> Tensor:
+    """The upper halves of SplitMix64 (Steele et al. 2014), made odd, int32."""
+    word = index * _int64(0x9E3779B97F4A7C15) + (seed + _int64(0xD1B54A32D192ED03 * sample))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         word = (word ^ _shifted(word, shift)) * _int64(factor)
     upper: Tensor = (word ^ _shifted(word, 31)) >> 32
@@ -410,7 +412,7 @@ def _odd_words(seed: Tensor, stream: int, first: int, count: int) -> Tensor:
 
 def _shifted(word: Tensor, bits: int) -> Tensor:
     """The word shifted right with zeros coming in, as if it were unsigned."""
-    shifted: Tensor = (word >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (word >> bits).bitwise_and_(2 ** (64 - bits) - 1)
     return shifted
 
 
