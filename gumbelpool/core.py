@@ -119,7 +119,7 @@ def narrowest_dtype(bound: int) -> torch.dtype:
 
 def _stage(name: str) -> AbstractContextManager[object]:
     """Names a stage in profiles; where nothing is profiled, it costs nothing."""
-    if torch.autograd._profiler_enabled():
+    if torch._C._autograd._profiler_enabled():
         return record_function(f"gumbelpool::{name}")
     return nullcontext()
 
