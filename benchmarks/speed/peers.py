@@ -178,7 +178,7 @@ def _floor(setting: Setting, two_more: bool = False) -> Step:
             torch.mm(inner, weight, out=source[start : start + size])
             if two_more:
                 torch.mm(x, weight.t(), out=other)
-                slope.addmm_(inner.t(), x)
+                torch.addmm(slope, inner.t(), x, out=slope)
         ends = cluster.index_select(0, graphs.edge_index.view(-1)).view(2, -1)
         torch.zeros(clusters).index_add_(0, ends[0], (ends[0] == ends[1]).float())
         with torch.enable_grad():

@@ -73,7 +73,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "input_bytes": graphs.edge_index.nbytes + x.nbytes,
         "input": graphs.source,
-        "package": gumbelpool.__file__,
+        "package": str(Path(gumbelpool.__file__).parent.resolve()),
     }
     if hasattr(gumbelpool, "backend"):
         record["backend"] = gumbelpool.backend()
