@@ -7,7 +7,9 @@ network is in models.py, the poolers in poolers.py, the training loop in trainin
 import argparse
 import hashlib
 import sys
+import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from lightning_fabric import Fabric
 from .datasets import (
     EMBEDDED,
     GraphDataset,
-    InputError,
     Split,
     load,
     make_splits,
@@ -26,8 +27,10 @@ from .datasets import (
     standardised,
 )
 from .described import build_model, make_fabric, training_options
+from .errors import InputError
 from .options import check, folds_to_run, parser
-from .run_folder import RunFolder
+from .processes import in_main_process
+from .run_folder import RunFolder, write_atomically
 from .summary import table
 from .training import Trainer, seed_for
 
@@ -57,10 +60,8 @@ def run(args: argparse.Namespace) -> None:
     folder = RunFolder(args.out or Path("runs") / f"{args.dataset}-{args.pool}")
     picture = args.picture or folder.path / "hierarchy.png"
     with ExitStack() as stack:
-        if fabric.is_global_zero:
-            stack.enter_context(folder.open(configuration(args)))
-            check_writable(picture)
-        fabric.barrier()
+        in_main_process(fabric, lambda: stack.enter_context(folder.open(configuration(args))))
+        in_main_process(fabric, lambda: check_writable(picture))
         fabric.print(
             f"{dataset.name}: {len(dataset.graphs)} graphs, {dataset.num_classes} classes, "
             f"{dataset.num_features} node features; --pool {args.pool}, "
@@ -84,6 +85,11 @@ def train(
     """Train and test on the folds that have no result yet."""
     options = training_options(args)
     done = {result["fold"] for result in folder.finished()}
+    if done.issuperset(folds):
+        fabric.print(
+            f"nothing left to train: the run in {folder.path} is finished; to start anew, remove "
+            "that folder or give another --out"
+        )
     for fold in folds:
         if fold not in done:
             graphs = standardised(dataset, splits[fold].train)
@@ -91,22 +97,19 @@ def train(
             seed_for(args.seed, fold, 0)
             result = trainer.run(build_model(args, dataset), splits[fold], fold)
             about = {"dataset": args.dataset, "pool": args.pool, "fold": fold, "seed": args.seed}
-            if fabric.is_global_zero:
-                folder.append(about | result)
+            in_main_process(fabric, partial(folder.append, about | result))
             fabric.print(
                 f"fold {fold}: test accuracy {100 * result['test_accuracy']:.1f} %, "
                 f"{result['seconds']:.0f} s"
             )
-        if fabric.is_global_zero:
-            folder.checkpoint(fold).unlink(missing_ok=True)
-        fabric.barrier()
+        in_main_process(fabric, partial(folder.checkpoint(fold).unlink, missing_ok=True))
 
 
 def check_writable(picture: Path) -> None:
-    """Find out before the training whether the picture can be written after it."""
+    """Find out before the training whether the picture can be written after it; leave no trace."""
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.open("ab").close()
+        tempfile.TemporaryFile(dir=picture.parent).close()
     except OSError as error:
         raise InputError(f"cannot write --picture {picture}: {error.strerror}") from error
 
@@ -121,7 +124,7 @@ def draw(
 ) -> None:
     """The picture of a finished fold's best model on its test graphs."""
     mpl.use("Agg")
-    from .picture import save_picture
+    from .picture import draw_hierarchy, png
 
     seed_for(args.seed, fold, args.epochs + 2)
     model = build_model(args, dataset)
@@ -133,7 +136,8 @@ def draw(
 
         classes = list(CLASSES)
     title = f"{dataset.name}, --pool {args.pool}, fold {fold}: test graphs"
-    save_picture(path, model, [graphs[i] for i in split.test], title, classes)
+    figure = draw_hierarchy(model, [graphs[i] for i in split.test], title, classes)
+    write_atomically(path, png(figure))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -143,6 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # wherever the output goes
+        print(f"error: {error}; the same command continues from here", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues from here", file=sys.stderr)
         return 130

@@ -6,6 +6,7 @@ Whatever is wrong with what the user named ends in an `InputError` whose text is
 import json
 import math
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,13 +22,10 @@ from torch_geometric.datasets import TUDataset
 from torch_geometric.utils import degree
 
 from . import hierarchy
+from .errors import FULL, InputError, cannot_write
 
 EMBEDDED = "hierarchy"
 MAX_DEGREE = 64  # degrees of this and more share a feature
-
-
-class InputError(Exception):
-    """The user's input cannot be used; the text says why, in one line."""
 
 
 @dataclass
@@ -77,9 +75,17 @@ def _tu_dataset(name: str, root: Path) -> TUDataset:
         raise InputError(f"{name!r} is not the name of a TUDataset")
     raw = root / name / "raw"
     present = (raw / f"{name}_A.txt").exists()
+    processed = root / name / "processed"
+    whole = (processed / "pre_filter.pt").exists()  # the last file that PyG writes
+    if not whole:
+        shutil.rmtree(processed, ignore_errors=True)
     try:
         return TUDataset(str(root), name, use_node_attr=True)
     except Exception as error:  # fsspec, aiohttp, zipfile, parsing: each has its own errors
+        if not whole:  # what was cut short would be taken for the dataset
+            shutil.rmtree(processed, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise cannot_write(root / name, error) from error
         reason = " ".join(str(error).split()) or type(error).__name__
         if present:
             raise InputError(f"cannot read {name} from {raw}: {reason}") from error

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .datasets import EMBEDDED, InputError
+from .datasets import EMBEDDED
+from .errors import InputError
 from .poolers import POOLERS, Pooler, names
 
 DESCRIPTION = """\
@@ -331,5 +332,7 @@ def check(args: argparse.Namespace, poolers: Mapping[str, Pooler] = POOLERS) -> 
         raise InputError(f"--train-samples has no meaning for --pool {args.pool}")
     if args.tau_end is not None and args.pool != "gumbel":
         raise InputError(f"--tau-end has no meaning for --pool {args.pool}")
+    if args.picture and args.picture.suffix not in ("", ".png"):
+        raise InputError(f"--picture is a PNG file, and {args.picture} is not named so")
     if "none" in args.losses and len(args.losses) > 1:
         raise InputError("--losses none stands alone")

@@ -1,7 +1,7 @@
 """The picture of the learned hierarchy: a few graphs, one row each, one panel per level."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from torch import nn
 from torch_geometric.data import Data
 
@@ -26,13 +27,12 @@ CAPTION = (
 )
 
 
-def save_picture(
-    path: Path, model: nn.Module, graphs: Sequence[Data], title: str, classes: Sequence[str]
-) -> None:
+def draw_hierarchy(
+    model: nn.Module, graphs: Sequence[Data], title: str, classes: Sequence[str]
+) -> Figure:
     """Draw up to three of the graphs, of different classes, with the clusters at every level.
 
     Args:
-        path: The PNG file to write.
         model: A classifier as in models.py, on the CPU.
         graphs: Those to choose from; of each class the one closest to the usual size is drawn,
             from among those that the model classifies rightly if there are any.
@@ -55,8 +55,15 @@ def save_picture(
         figure.suptitle(title, fontsize=13, y=0.995)
         figure.text(0.5, 0.012, CAPTION, ha="center", fontsize=9, color="#444444")
         figure.tight_layout(rect=(0, 0.54 / figure.get_figheight(), 1, 0.99))
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    plt.close(figure)
+    return content.getvalue()
 
 
 def _choose(
@@ -95,9 +102,12 @@ def _draw_row(row: Sequence[Axes], graph: Data, prediction: Prediction) -> None:
             following = prediction.levels[level].cluster.numpy()
         # Input nodes have no colour of their own yet: they take that of their cluster.
         fill = following if level == 0 and following is not None else own
-        _draw_graph(axes, position, edge_index, weight, members, fill, following if level else None)
+        ends, strength = _lines(edge_index, weight)
+        _draw_lines(axes, position, ends, strength)
+        _draw_nodes(axes, position, members, fill, following if level else None)
         name = "input" if level == 0 else f"after pooling {level}"
-        axes.set_title(f"{name}: {len(members)} nodes, {edge_index.shape[1]} edges", fontsize=11)
+        counts = f"{_count(len(members), 'node')}, {_count(len(strength), 'edge')}"
+        axes.set_title(f"{name}: {counts}", fontsize=11)
         if following is None:
             continue
         pooled = prediction.levels[level]
@@ -138,27 +148,39 @@ def _gather(
     return centre, count
 
 
-def _draw_graph(
-    axes: Axes,
-    position: np.ndarray,
-    edge_index: np.ndarray,
-    weight: np.ndarray,
-    members: np.ndarray,
-    fill: np.ndarray,
-    outline: np.ndarray | None,
-) -> None:
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _lines(edge_index: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One line [2, L] for each pair of nodes that edges join, as strong as the strongest."""
     between = edge_index[0] != edge_index[1]
-    if between.any():
-        ends, strength = edge_index[:, between], np.abs(weight[between])
+    ends, line = np.unique(np.sort(edge_index[:, between], axis=0), axis=1, return_inverse=True)
+    strength = np.zeros(ends.shape[1])
+    np.maximum.at(strength, line.ravel(), np.abs(weight[between]))
+    return ends, strength
+
+
+def _draw_lines(axes: Axes, position: np.ndarray, ends: np.ndarray, strength: np.ndarray) -> None:
+    if len(strength):
         strength = strength / max(strength.max(), 1e-12)
         if (strength < 1).any():  # weights differ: let the widths tell
-            widths, alphas = 0.2 + 5.0 * strength, 0.08 + 0.6 * strength
+            widths, alphas = 0.2 + 5.0 * strength, 0.15 + 0.7 * strength
         else:
-            widths, alphas = np.full(len(strength), 0.8), np.full(len(strength), 0.5)
+            widths, alphas = np.full(len(strength), 0.8), np.full(len(strength), 0.75)
         segments = np.stack([position[ends[0]], position[ends[1]]], axis=1)
         axes.add_collection(
             LineCollection(segments, linewidths=widths, colors="#333333", alpha=alphas, zorder=1)
         )
+
+
+def _draw_nodes(
+    axes: Axes,
+    position: np.ndarray,
+    members: np.ndarray,
+    fill: np.ndarray,
+    outline: np.ndarray | None,
+) -> None:
     sizes = np.minimum(40 + 18 * np.maximum(members - 1, 0), 900)
     for marker_index, marker in enumerate(MARKERS):
         nodes = np.flatnonzero((fill >= 0) & (fill // len(COLOURS) % len(MARKERS) == marker_index))

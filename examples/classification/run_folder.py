@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .datasets import InputError
+from .errors import InputError, cannot_write
 
 try:
     import fcntl
@@ -36,7 +36,7 @@ class RunFolder:
                 if stored.exists():
                     _check_same(json.loads(stored.read_text(encoding="utf-8")), config, self.path)
                 else:
-                    write_atomically(stored, json.dumps(config, indent=2) + "\n")
+                    write_atomically(stored, (json.dumps(config, indent=2) + "\n").encode())
             except OSError as error:
                 raise InputError(f"cannot write to --out {self.path}: {error.strerror}") from error
             except json.JSONDecodeError as error:
@@ -44,7 +44,7 @@ class RunFolder:
             yield
 
     def finished(self) -> list[dict[str, Any]]:
-        """The results so far; a torn last line (a full disk, a copy cut short) is not counted."""
+        """The results so far; a torn last line (a copy cut short) is not counted."""
         if not self.results.exists():
             return []
         lines = self.results.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -60,7 +60,7 @@ class RunFolder:
     def append(self, result: dict[str, Any]) -> None:
         """Add one line to results.jsonl, in place of a torn one."""
         lines = [json.dumps(line) + "\n" for line in [*self.finished(), result]]
-        write_atomically(self.results, "".join(lines))
+        write_atomically(self.results, "".join(lines).encode())
 
     def checkpoint(self, fold: int) -> Path:
         """Where an unfinished fold keeps its state."""
@@ -93,11 +93,18 @@ def _check_same(stored: dict[str, Any], config: dict[str, Any], path: Path) -> N
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write the file so that whoever looks, whenever, sees the old content or the new one."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write the file so that whoever looks, whenever, sees the old content or the new one.
+
+    Where that fails, a full disk for one, the old content stays, and nothing of the new.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error

@@ -6,6 +6,7 @@ and random numbers that depend on nothing but (seed, fold, epoch, process), so t
 state needs to be stored. (Equal to the bit on CPU; CUDA's atomic sums are not reproducible.)
 """
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
-from tqdm import tqdm
 
 from gumbelpool import GumbelPool
 
 from .datasets import Split
 from .models import Prediction
-from .run_folder import RunFolder
+from .processes import in_main_process
+from .progress import Progress
+from .run_folder import RunFolder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,8 @@ class Trainer:
         validation = self.batches(split.validation)
         if self.on_epoch is not None:
             self.on_epoch(model, state["epoch"])
-        with tqdm(
-            total=options.epochs,
-            initial=state["epoch"],
-            desc=f"fold {fold}",
-            unit="epoch",
-            disable=None if fabric.is_global_zero else True,  # None: off without a terminal
-        ) as bar:
+        silent = not fabric.is_global_zero
+        with Progress(fold, options.epochs, state["epoch"], silent) as progress:
             while not self._finished(state):
                 start = time.perf_counter()
                 epoch = state["epoch"] + 1
@@ -153,9 +150,8 @@ class Trainer:
                 self._save(checkpoint, state)
                 if self.on_epoch is not None:
                     self.on_epoch(model, epoch)
-                best = f"{state['best_accuracy']:.3f}"
-                bar.set_postfix(loss=f"{train_loss:.3f}", val=f"{score.accuracy:.3f}", best=best)
-                bar.update()
+                best = state["best_accuracy"]
+                progress.update(epoch, loss=train_loss, val=score.accuracy, best=best)
 
         model.load_state_dict(state["best_model"])
         seed_for(options.seed, fold, options.epochs + 1, fabric.global_rank)
@@ -242,12 +238,14 @@ class Trainer:
         return [batch.to(fabric.device) for batch in DataLoader(share, self.options.batch_size)]
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
-        """`fabric.save`, but nobody sees the file before it is whole."""
-        temporary = path.with_name(path.name + ".tmp")
-        self.fabric.save(temporary, state)
-        if self.fabric.is_global_zero:
-            temporary.replace(path)
-        self.fabric.barrier()
+        """Write a file that `fabric.load` reads, as a whole or not at all."""
+        plain = {
+            name: part.state_dict() if hasattr(part, "state_dict") else part
+            for name, part in state.items()
+        }
+        content = io.BytesIO()
+        torch.save(plain, content)
+        in_main_process(self.fabric, lambda: write_atomically(path, content.getvalue()))
 
 
 def _average_statistics(fabric: Fabric, model: nn.Module) -> None:

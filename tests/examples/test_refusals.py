@@ -7,7 +7,7 @@ from classifier import SMALL, one_line_error, run, write_tu_dataset
 from torch_geometric.datasets import TUDataset
 
 from examples.classification.command import main
-from examples.classification.datasets import InputError
+from examples.classification.errors import InputError
 from examples.classification.poolers import POOLERS
 from examples.classification.run_folder import RunFolder
 
