@@ -74,6 +74,7 @@ LOSSES = {  # beside all three, which is what the examples train with
 }
 CROSSED = ("none", "link", "link, entropy")  # beside all three, as it is
 HEADS = ("orthogonal", "cosine")
+FINE = ("gumbel", "random", "none", "kmis")  # with and without the unpooled graph beside
 SAMPLES = (1, 2, 4, 8, 16)
 LEVELS = range(1, 7)
 
@@ -210,6 +211,14 @@ class Plan:
             for name in ("gumbel", KEPT):
                 yield self.unit(dataset, name, POOLERS[name], fold)
 
+    def fine(self, dataset: str) -> Iterator[Unit]:
+        """The unpooled graph beside the pooled ones or not, on all folds."""
+        for fold in range(self.folds):
+            for name in FINE:
+                yield self.unit(dataset, name, POOLERS[name], fold)
+                flags = [*POOLERS[name], "--fine-path"]
+                yield self.unit(dataset, f"{name}, fine path", flags, fold)
+
     def tuning(self, dataset: str) -> Iterator[Unit]:
         """What looked best in `collapse`, together, and tested as it is trained: with draws."""
         drawn = ["--pool", "gumbel", *DRAWN]
@@ -274,6 +283,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, .
     "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
     "crossed": (Plan.crossed, ("hierarchy",)),
     "empty": (Plan.empty, ("hierarchy",)),
+    "fine": (Plan.fine, ("NCI1", "ENZYMES")),
     "main": (Plan.main, DATASETS),
     "samples": (Plan.samples, ("ENZYMES", "hierarchy")),
     "temperature": (Plan.temperature, ("ENZYMES", "hierarchy")),

@@ -14,6 +14,7 @@ from .setting_tables import (
     depth_table,
     drawn_table,
     empty_table,
+    fine_table,
     samples_table,
     temperature_table,
     tuning_table,
@@ -38,6 +39,7 @@ def write_report(plan: Plan, docs: Path) -> str:
         ("collapse", collapse_table),
         ("crossed", crossed_table),
         ("empty", empty_table),
+        ("fine", fine_table),
         ("temperature", temperature_table),
         ("depth", depth_table),
     ):

@@ -34,7 +34,7 @@ from .look import look
 from .poolers import POOLERS
 
 # Whose number of parameters every run is given, by its width.
-REFERENCE = {"pool": "gumbel", "assign_gnn": False}
+REFERENCE = {"pool": "gumbel", "assign_gnn": False, "fine_path": False}
 BUDGET = 0.05
 EVAL_SAMPLES = (1, 2, 4, 8, 16)
 LOOK_AT = 128  # graphs that a look inside takes, at most

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .cells import edges, mean_of, mean_of_percent, megabytes, section, spread, table
-from .plan import EXPERIMENTS, KEPT, LEVELS, SAMPLES, Plan
+from .plan import EXPERIMENTS, FINE, KEPT, LEVELS, SAMPLES, Plan
 from .results import Runs, accuracies, collect, compare, standard_error, succeeded
 
 
@@ -136,6 +136,23 @@ def empty_table(plan: Plan, dataset: str) -> list[str]:
     cells.append(f"{difference:+.1f} ± {error:.1f} ({p:.2g})")
     head = ["dropped, test %", "kept, test %", "kept minus dropped, ± standard error (p)"]
     return section(dataset, runs, table(head, [cells]))
+
+
+def fine_table(plan: Plan, dataset: str) -> list[str]:
+    """The unpooled graph beside the pooled ones or not, fold by fold, at like size."""
+    runs = collect(plan, plan.fine(dataset))
+    rows = []
+    for name in FINE:
+        both = [runs.get(key, {}) for key in (name, f"{name}, fine path")]
+        without, beside = (accuracies(folds) for folds in both)
+        if without and beside:
+            difference, error, p = compare(beside, without)
+            cells = [spread(without.values()), spread(beside.values())]
+            cells.append(f"{difference:+.1f} ± {error:.1f} ({p:.2g})")
+            cells.append(" → ".join(mean_of(folds, "hidden", digits=0) for folds in both))
+            rows.append([name, *cells])
+    head = ["", "without, test %", "with, test %", "with minus without, ± standard error (p)"]
+    return section(dataset, runs, table([*head, "channels"], rows)) if rows else []
 
 
 def temperature_table(plan: Plan, dataset: str) -> list[str]:

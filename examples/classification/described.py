@@ -40,6 +40,7 @@ def build_model(
         layers=args.layers,
         dropout=args.dropout,
         assign_gnn=args.assign_gnn,
+        fine_path=args.fine_path,
     )
 
 

@@ -75,6 +75,8 @@ class HierarchicalClassifier(nn.Module):
         dropout: Dropout probability after each layer.
         assign_gnn: Give each pooler its own message passing to compute the assignment from,
             as DiffPool's paper does, rather than the features that it pools.
+        fine_path: Let the message passing of the unpooled graph go on beside the pooled ones, with
+            as many layers as they have; its readouts join theirs.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class HierarchicalClassifier(nn.Module):
         layers: int = 2,
         dropout: float = 0.0,
         assign_gnn: bool = False,
+        fine_path: bool = False,
     ) -> None:
         super().__init__()
         inputs = [in_channels] + [hidden] * len(poolers)
@@ -95,8 +98,11 @@ class HierarchicalClassifier(nn.Module):
         self.assigners = nn.ModuleList(
             MessagePassing(i, hidden, layers, dropout) for i in inputs[:-1] if assign_gnn
         )
+        self.fine = nn.ModuleList(
+            MessagePassing(hidden, hidden, layers, dropout) for _ in poolers if fine_path
+        )
         self.head = nn.Sequential(
-            nn.Linear(2 * hidden * len(inputs), hidden),
+            nn.Linear(2 * hidden * (len(self.blocks) + len(self.fine)), hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(hidden, num_classes),
@@ -104,14 +110,16 @@ class HierarchicalClassifier(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, batch_size: int) -> Prediction:
         """Classify the `batch_size` graphs of a PyG batch."""
+        unpooled = edge_index, batch
         edge_weight: Tensor | None = None
         levels: list[Pooled] = []
         readouts: list[Tensor] = []
         loss = x.new_zeros(())
         for level, block in enumerate(self.blocks):
             hidden = block(x, edge_index, edge_weight)
-            readouts.append(global_mean_pool(hidden, batch, batch_size))
-            readouts.append(global_max_pool(hidden, batch, batch_size))
+            readouts += _readouts(hidden, batch, batch_size)
+            if level == 0:
+                fine = hidden
             if level == len(self.poolers):
                 break
             assign_x = None
@@ -123,4 +131,13 @@ class HierarchicalClassifier(nn.Module):
             x, edge_index, edge_weight, batch = pooled[:4]
             loss = loss + pooled.loss
             levels.append(pooled)
+        edge_index, batch = unpooled
+        for block in self.fine:
+            fine = block(fine, edge_index, None)
+            readouts += _readouts(fine, batch, batch_size)
         return Prediction(self.head(torch.cat(readouts, dim=-1)), loss, levels)
+
+
+def _readouts(x: Tensor, batch: Tensor, batch_size: int) -> list[Tensor]:
+    """What is read off a level: mean and largest of each channel, [B, hidden] each."""
+    return [global_mean_pool(x, batch, batch_size), global_max_pool(x, batch, batch_size)]

@@ -3,8 +3,17 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
 
+from .arguments import (
+    HelpFormatter,
+    Parser,
+    fraction,
+    nonnegative,
+    nonnegative_float,
+    positive,
+    positive_float,
+    probability,
+)
 from .datasets import EMBEDDED
 from .errors import InputError
 from .poolers import POOLERS, Pooler, names
@@ -37,27 +46,6 @@ what --out holds:
   fold-N.pt       the best model of fold N (a state_dict); fold-N.ckpt while it is training
   config.json     the settings; a run with others is refused
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise, where argparse would print its usage first."""
-        raise InputError(f"{message} (see --help)")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the line breaks of the epilog and shows the defaults that mean something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        named = action.default is None or action.default is False or "default" in text
-        if named or action.default == argparse.SUPPRESS:
-            return text
-        default = action.default
-        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
-        return f"{text} (default: {shown})"
 
 
 def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
@@ -201,6 +189,12 @@ def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
         help="message-passing layers before each pooling, and after the last",
     )
     net.add_argument(
+        "--fine-path",
+        action="store_true",
+        help="go on with the unpooled graph beside the pooled ones, with as many layers, and read "
+        "out both",
+    )
+    net.add_argument(
         "--dropout",
         type=probability,
         default=0.0,
@@ -281,27 +275,6 @@ def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
     return parser
 
 
-def _number(convert: type, wanted: str, accept: Any) -> Any:
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accept(value):
-            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
-        return value
-
-    return parse
-
-
-positive = _number(int, "a whole number from 1", lambda n: n >= 1)
-nonnegative = _number(int, "a whole number from 0", lambda n: n >= 0)
-positive_float = _number(float, "a number above 0", lambda x: 0 < x < float("inf"))
-nonnegative_float = _number(float, "a number from 0", lambda x: 0 <= x < float("inf"))
-fraction = _number(float, "a number between 0 and 1", lambda x: 0 < x < 1)
-probability = _number(float, "a number from 0, below 1", lambda x: 0 <= x < 1)
-
-
 def folds_to_run(fold: list[str], folds: int) -> list[int]:
     """The meaning of `--fold`."""
     if fold == ["all"]:
@@ -334,5 +307,7 @@ def check(args: argparse.Namespace, poolers: Mapping[str, Pooler] = POOLERS) -> 
         raise InputError(f"--tau-end has no meaning for --pool {args.pool}")
     if args.picture and args.picture.suffix not in ("", ".png"):
         raise InputError(f"--picture is a PNG file, and {args.picture} is not named so")
+    if args.fine_path and not args.num_clusters:
+        raise InputError("--fine-path has no meaning without a level in --num-clusters")
     if "none" in args.losses and len(args.losses) > 1:
         raise InputError("--losses none stands alone")

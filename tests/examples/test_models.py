@@ -7,7 +7,7 @@ from torch_geometric.data import Batch
 
 from examples.classification.datasets import load
 from examples.classification.described import build_model
-from examples.classification.models import MessagePassing
+from examples.classification.models import HierarchicalClassifier, MessagePassing
 from examples.classification.options import parser
 from examples.classification.poolers import POOLERS
 from examples.classification.training import loss_of
@@ -99,3 +99,55 @@ def test_binary_pooled_graphs_have_no_weights(pool):
     model = build_model(args, dataset)
     prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
     assert [level.edge_weight for level in prediction.levels] == [None, None]
+
+
+def head_inputs(model: HierarchicalClassifier, batch: Batch) -> torch.Tensor:
+    """What the classifier's last part is given: all readouts, [B, 2·hidden·number]."""
+    seen = []
+    handle = model.head.register_forward_hook(lambda head, given, out: seen.append(given[0]))
+    model(*_arguments(batch))
+    handle.remove()
+    return seen[0]
+
+
+def fine_model(pool: str) -> HierarchicalClassifier:
+    args = parser().parse_args([*SMALL, "--pool", pool, "--fine-path"])
+    torch.manual_seed(0)
+    return build_model(args, load("hierarchy", None, num_graphs=5, seed=0))
+
+
+def fine_batch() -> Batch:
+    return Batch.from_data_list(load("hierarchy", None, num_graphs=5, seed=0).graphs)
+
+
+def test_the_fine_path_goes_on_with_the_unpooled_graph():
+    model, batch = fine_model("none").eval(), fine_batch()
+    assert len(model.fine) == len(model.blocks) - 1 == 2
+    for fine, block in zip(model.fine, model.blocks[1:], strict=True):
+        fine.load_state_dict(block.state_dict())
+    first, second, third, fine_second, fine_third = head_inputs(model, batch).split(2 * 8, dim=1)
+    # Without pooling, both paths see the same graph; with the same weights, the same features.
+    torch.testing.assert_close(fine_second, second)
+    torch.testing.assert_close(fine_third, third)
+    assert not torch.allclose(first, second)
+
+
+def test_the_fine_path_sees_nothing_of_the_clusters():
+    model, batch = fine_model("random").eval(), fine_batch()
+    first, second = (head_inputs(model, batch) for _ in range(2))
+    pooled = slice(2 * 8, 3 * 2 * 8)
+    assert not torch.allclose(first[:, pooled], second[:, pooled])
+    torch.testing.assert_close(first[:, 3 * 2 * 8 :], second[:, 3 * 2 * 8 :])
+
+
+def test_the_fine_path_learns_beside_the_pooled_one():
+    model, batch = fine_model("gumbel"), fine_batch()
+    loss, _ = loss_of(model, batch, 0.1)
+    loss.backward()
+    for part in (model.fine, model.blocks, model.poolers):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in model.fine.parameters() if p.dim() == 2)
+
+
+def test_without_the_flag_there_is_no_fine_path():
+    assert not len(small_model("gumbel", 3, 2).fine)

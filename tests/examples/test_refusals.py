@@ -105,6 +105,8 @@ def test_an_output_path_below_a_file_is_one_line(flag, tmp_path, capsys):
         ["--losses", "none", "link"],
         ["--num-clusters", "0"],
         ["--num-clusters"],
+        ["--pool", "none", "--num-clusters", "--fine-path"],
+        ["--picture", "tree.svg"],
         ["--ratio", "1"],
         ["--pool", "nothing"],
         ["--folds", "50"],

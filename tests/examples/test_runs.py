@@ -78,6 +78,14 @@ def test_without_levels_there_is_one_readout(tmp_path):
     assert result["clusters_used"] == []
 
 
+def test_the_fine_path_is_a_flag(tmp_path):
+    out = tmp_path / "out"
+    assert main([*SMALL, "--fine-path", "--epochs", "1", "--out", str(out)]) == 0
+    assert len(results(out)) == 1
+    model = torch.load(out / "fold-0.pt", weights_only=True)
+    assert any(name.startswith("fine.1.") for name in model)
+
+
 def test_every_fold_has_its_line_and_the_table_their_mean(tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [*SMALL, "--pool", "none", "--epochs", "1", "--fold", "all", "--out", str(out)]

@@ -29,6 +29,16 @@ def test_every_pooler_has_the_reference_s_number_of_parameters(name):
     assert abs(count / reference - 1) <= 0.05
 
 
+@pytest.mark.parametrize("pool", ["gumbel", "none"])
+def test_a_fine_path_is_paid_for_with_width(pool):
+    dataset = load("hierarchy", None, num_graphs=10, seed=0)
+    args = parser(OFFERED).parse_args(["--pool", pool, "--fine-path"])
+    wanted, args.hidden = within_budget(args, dataset)
+    count = parameters(build_model(args, dataset, OFFERED))
+    assert abs(count / wanted - 1) <= 0.05
+    assert args.hidden < 64
+
+
 @pytest.mark.parametrize(
     "pool", ["gumbel", "gumbel-cosine", "gumbel-keep-empty", "diffpool", "random"]
 )

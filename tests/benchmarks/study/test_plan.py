@@ -69,6 +69,17 @@ def test_poolers_that_draw_are_tested_with_eight_draws(name):
     assert training_options(args, OFFERED).eval_samples == (8 if draws else 1)
 
 
+@pytest.mark.parametrize("dataset", ["NCI1", "ENZYMES"])
+def test_the_fine_path_is_the_only_difference_between_two_runs(dataset):
+    units = list(Plan({}, folds=1).fine(dataset))
+    assert len(units) == 8
+    for without, beside in zip(units[::2], units[1::2], strict=True):
+        assert beside.name == f"{without.name}, fine path"
+        assert [word for word in beside.flags if word != "--fine-path"] == list(without.flags)
+        assert "--fine-path" in beside.flags
+        check(parser(OFFERED).parse_args(beside.flags), OFFERED)
+
+
 def test_experiments_share_the_runs_that_they_have_in_common():
     plan = Plan({})
     keys = [

@@ -13,6 +13,7 @@ from benchmarks.study.setting_tables import (
     crossed_table,
     drawn_table,
     empty_table,
+    fine_table,
     tuning_table,
 )
 
@@ -196,6 +197,21 @@ def test_kept_and_dropped_are_compared_on_all_folds():
     lines = empty_table(plan, "hierarchy")
     assert lines[0] == "**hierarchy**, 10 folds"
     assert "| 90.0 ± 0.0 | 91.5 ± 0.5 | +1.5 ± 0.2 (0.002) |" in lines
+
+
+def test_the_fine_path_is_compared_fold_by_fold():
+    plan = Plan({})
+    for unit in plan.fine("NCI1"):
+        if unit.name.startswith(("gumbel", "none")):
+            beside = "fine path" in unit.name
+            accuracy = 0.7 + beside * 0.02 * (1 + unit.fold % 2)
+            plan.done[unit.key] = {"test_accuracy": accuracy, "hidden": 48 if beside else 64}
+    lines = fine_table(plan, "NCI1")
+    assert lines[0] == "**NCI1**, 10 folds"
+    row = "| gumbel | 70.0 ± 0.0 | 73.0 ± 1.0 | +3.0 ± 0.3 (0.002) | 64 → 48 |"
+    assert row in lines
+    assert not any(line.startswith(("| random", "| kmis")) for line in lines)
+    assert fine_table(Plan({}), "NCI1") == []
 
 
 def test_draws_are_compared_with_the_likeliest_of_the_same_run():
