@@ -132,20 +132,18 @@ def bars_table(results: Results, threads: int) -> list[str]:
     for cases, peer, what, bound in BARS:
         for case in cases:
             field = "peak_bytes" if what == "less memory" else "seconds"
+            below = what == "of its time"
             ratios = results.ratios(threads, case, peer, field)
-            if what == "of its time":
+            if below:
                 ratios = [1 / ratio for ratio in ratios]
+            asked = f"| {case} | {peer} | {'≤' if below else '≥'} {bound} times {what}"
             if not ratios:
                 shown = results.failed.get((threads, case, peer), "not measured")
-                lines.append(f"| {case} | {peer} | {bound} | {shown} | |")
+                lines.append(f"{asked} | {shown} | |")
                 continue
             middle = statistics.median(ratios)
-            met = middle <= bound if what == "of its time" else middle >= bound
-            sign = "≤" if what == "of its time" else "≥"
-            lines.append(
-                f"| {case} | {peer} | {sign} {bound} times {what} | {median_range(ratios)}"
-                f" | {'met' if met else '**missed**'} |"
-            )
+            met = middle <= bound if below else middle >= bound
+            lines.append(f"{asked} | {median_range(ratios)} | {'met' if met else '**missed**'} |")
     for count in results.threads[::-1]:
         rounds = results.rounds.get((count, "products", OURS))
         if rounds:

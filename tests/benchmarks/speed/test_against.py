@@ -10,6 +10,9 @@ import pytest
 
 from benchmarks.common import ROOT
 from benchmarks.speed.against import row
+from benchmarks.speed.processes import measure
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
 def against(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -19,7 +22,7 @@ def against(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@linux
 def test_a_package_that_sleeps_is_found_slower(tmp_path):
     shutil.copytree(ROOT / "gumbelpool", tmp_path / "gumbelpool")
     with (tmp_path / "gumbelpool" / "__init__.py").open("a") as file:
@@ -40,6 +43,19 @@ def test_a_package_that_sleeps_is_found_slower(tmp_path):
     assert forward[0] > total[0] > 1
     assert 0.2 < backward[0] < 5
     assert 0.5 < memory[0] < 2
+
+
+@linux
+def test_a_measurement_says_which_package_and_backend_it_is_of(tmp_path):
+    shutil.copytree(ROOT / "gumbelpool", tmp_path / "gumbelpool")
+    with (tmp_path / "gumbelpool" / "__init__.py").open("a") as file:
+        file.write("\nbackend = lambda: 'made up'\n")
+    record = measure(
+        "growth-n1000", "gumbelpool", threads=1, graphs=None, limit_gib=8, timeout=300,
+        start_in=tmp_path, environment={"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert record["package"] == str(tmp_path / "gumbelpool")
+    assert record["backend"] == "made up"
 
 
 def test_a_folder_without_the_package_is_refused(tmp_path):
