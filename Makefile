@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TESTS ?= tests
+FUZZ_CALLS ?= 100000
 
-.PHONY: demo test check lint bench study test-sparse clean
+.PHONY: demo test check lint fuzz bench study test-sparse clean
 
 demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
 	$(BIN)/python -m examples.classification --out runs/demo
@@ -15,6 +16,9 @@ test: $(VENV)/.test ## all tests
 
 check: lint ## format, lint, types, and all tests with warnings as errors
 	$(BIN)/python -m pytest -W error $(TESTS)
+
+fuzz: $(VENV)/.test ## 100,000 random calls, half an hour; FUZZ_CALLS=10000 for less
+	FUZZ_CALLS=$(FUZZ_CALLS) $(BIN)/python -m pytest -W error tests/test_fuzz.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

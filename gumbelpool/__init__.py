@@ -1,7 +1,7 @@
 """Sampled hard cluster pooling for PyTorch Geometric."""
 
 from gumbelpool.coarsen import coarsen_edges, coarsen_nodes, unpool
-from gumbelpool.diagnostics import Crispness, Occupancy, crispness, occupancy
+from gumbelpool.diagnostics import CollapseWarning, Crispness, Occupancy, crispness, occupancy
 from gumbelpool.diffpool import DenseDiffPool
 from gumbelpool.expectation import (
     adjacency_variance,
@@ -11,18 +11,21 @@ from gumbelpool.expectation import (
 )
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
+from gumbelpool.rows import backend
 from gumbelpool.sampling import sample_clusters
 from gumbelpool.switch import data_checks
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CollapseWarning",
     "Crispness",
     "DenseDiffPool",
     "GumbelPool",
     "Occupancy",
     "PoolOutput",
     "adjacency_variance",
+    "backend",
     "coarsen_edges",
     "coarsen_nodes",
     "crispness",

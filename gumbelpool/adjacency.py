@@ -46,6 +46,8 @@ def to_edges(
                 f"not an argument beside it; got a tensor of shape {list(value.shape)}"
             )
     is_sparse_tensor = isinstance(adjacency, SparseTensor)
+    if not is_sparse_tensor:
+        _check_matrix(adjacency)
     size = list(adjacency.sparse_sizes() if is_sparse_tensor else adjacency.shape[:2])
     if size != [num_nodes, num_nodes]:
         raise ValueError(f"edge_index must be an N×N sparse matrix, N={num_nodes}; got {size}")
@@ -59,3 +61,13 @@ def to_edges(
     if is_sparse_tensor and not adjacency.has_value():
         return Edges(edge_index, None, None)
     return Edges(edge_index, *((value, None) if value.dim() == 1 else (None, value)))
+
+
+def _check_matrix(adjacency: Tensor) -> None:
+    """Checks that a ``torch.sparse`` tensor is one matrix, whatever its entries are."""
+    if adjacency.device.type == "meta":
+        raise ValueError("edge_index must hold data; got a matrix on the meta device")
+    if adjacency.dim() - adjacency.dense_dim() != 2:  # one of them is a batch, or is missing
+        raise ValueError(
+            f"edge_index must be an N×N sparse matrix; got shape {list(adjacency.shape)}"
+        )

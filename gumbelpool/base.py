@@ -5,8 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules import module
 from torch_geometric.nn.inits import reset
 
+from gumbelpool.diagnostics import warn_if_collapsed
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.losses import LOSSES
 from gumbelpool.validation import (
@@ -15,6 +18,8 @@ from gumbelpool.validation import (
     check_losses,
     check_positive_int,
     check_ratio,
+    check_row_maximum,
+    check_scores,
     check_tau,
 )
 
@@ -33,6 +38,9 @@ OPTIONS: dict[str, Callable[[str, object], None]] = {
     "block_size": partial(check_positive_int, optional=True),
 }
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
+
 
 class ClusterPool(torch.nn.Module):
     """A pooling layer with the assignment head ``lin``; an option may be set at any time."""
@@ -40,10 +48,15 @@ class ClusterPool(torch.nn.Module):
     in_channels: int
     num_clusters: int
     lin: torch.nn.Linear
+    collapse_was_said = False
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any attribute
         if name in OPTIONS:
             OPTIONS[name](name, value)
+        if name == "losses":
+            value = tuple(value)  # a list could be changed later, and unchecked
+        if name == "lin" and not isinstance(value, torch.nn.Module):
+            raise TypeError(f"lin must be a torch.nn.Module; got {value!r}")
         super().__setattr__(name, value)
 
     def make_head(self, bias: bool) -> None:
@@ -56,11 +69,42 @@ class ClusterPool(torch.nn.Module):
         """Resets the assignment head."""
         reset(self.lin)
 
+    def scores(self, features: Tensor) -> Tensor:
+        """The scores of ``lin``, whatever module it is, ``[N, K]``."""
+        theta = self.lin(features)
+        check_scores(theta, features, self.num_clusters)
+        assert isinstance(theta, Tensor)
+        check_row_maximum(theta.amax(-1), "lin(x)")
+        return theta
+
     def head_is_plain(self) -> bool:
-        """Whether ``lin`` is no more than its weight and bias: no other module, no hook on it."""
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        return type(self.lin) is torch.nn.Linear and not any(
-            getattr(self.lin, name) for name in hooks
+        """Whether ``lin`` is no more than its weight and bias, so that it need not be called.
+
+        It is more if it is another module (a subclass or a parametrized one included), if
+        ``forward`` was replaced, or if it or all modules have hooks.
+        """
+        return (
+            type(self.lin) is torch.nn.Linear
+            and "forward" not in vars(self.lin)
+            and not any(getattr(self.lin, name) for name in _HOOKS)
+            and not any(getattr(module, name) for name in _GLOBAL_HOOKS)
+        )
+
+    def say_if_collapsed(
+        self, size: Tensor, graph: Tensor, mean_entropy: Tensor, limit: Tensor | None
+    ) -> None:
+        """Warns of a collapse, once: see :func:`~gumbelpool.diagnostics.warn_if_collapsed`.
+
+        To be called in ``forward``, from where the warning points to the layer's caller.
+        """
+        if torch.compiler.is_compiling() or self.collapse_was_said or self.num_clusters == 1:
+            return
+        name = type(self).__name__
+        bound = int(self.num_clusters) if limit is None else limit
+        # Said before it is, since a filter may make it an error.
+        self.collapse_was_said = True
+        self.collapse_was_said = warn_if_collapsed(
+            name, size, graph, mean_entropy, bound, stacklevel=5
         )
 
     def extra_repr(self) -> str:

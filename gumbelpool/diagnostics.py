@@ -1,5 +1,7 @@
 """What a hard assignment looks like: is it collapsing, and how sharply does it divide?"""
 
+import math
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
+from gumbelpool.switch import data_checks_enabled
 from gumbelpool.validation import (
     check_batch,
     check_cluster,
@@ -66,6 +69,70 @@ def occupancy(
         .exp()
         .where(num_nodes > 0, share.new_zeros(())),
     )
+
+
+UNDECIDED = math.log(1.5)  # mean entropy of a node: as of one and a half clusters to choose from
+NEARLY_ALL = 0.95  # of the graphs
+WHOLE = 0.99  # of a graph's nodes
+FEW = 8  # nodes beyond the first of their graph that may fall together by chance
+
+
+class CollapseWarning(UserWarning):
+    """``eval()`` puts nearly every graph into a single cluster, though its scores are undecided."""
+
+
+def warn_if_collapsed(
+    layer: str,
+    size: Tensor,
+    graph: Tensor,
+    mean_entropy: Tensor,
+    limit: Tensor | int,
+    stacklevel: int = 1,
+) -> bool:
+    """Warns that the most likely cluster of nearly every node is the same one.
+
+    Where scores are undecided, draws spread over the clusters and the most likely one does not:
+    what a network sees in ``eval()`` is then not what it was trained on. Graphs of one node or one
+    cluster say nothing about it. Reads the data, so it does nothing in a trace of
+    ``torch.compile``, nor, since that costs a sync, on a device with the data checks off.
+
+    Args:
+        layer: What the warning calls the layer.
+        size: Number of members of each supernode, ``[K']``.
+        graph: Its graph, ``[K']``, int64.
+        mean_entropy: Mean of H(p_i) over the nodes, a scalar.
+        limit: Clusters that each graph may use: ``[B]``, or one number for all.
+        stacklevel: Of the warning, counted from the caller. (default: the caller itself)
+
+    Returns:
+        Whether it warned.
+    """
+    if torch.compiler.is_compiling() or not (size.is_cpu or data_checks_enabled()):
+        return False
+    num_graphs = int(graph.max()) + 1 if graph.numel() > 0 else 0
+    if isinstance(limit, int):
+        limit = graph.new_full((num_graphs,), limit)
+    size = size.detach().double()
+    nodes = sum_rows(size, graph, num_graphs)
+    largest = nodes.new_zeros(num_graphs).scatter_reduce_(0, graph, size, "amax")
+    counts = (nodes > 1) & (limit[:num_graphs] > 1)
+    collapsed = int((counts & (largest >= WHOLE * nodes)).sum())
+    total, entropy = int(counts.sum()), float(mean_entropy.detach())
+    chance = float((nodes - 1)[counts].sum()) < FEW
+    if chance or collapsed < NEARLY_ALL * total or not entropy >= UNDECIDED:
+        return False
+    warnings.warn(
+        f"{layer} in eval() puts the nodes of {collapsed} of {total} graphs into a single cluster "
+        f"each, while its scores are undecided (as of {math.exp(entropy):.1f} clusters to choose "
+        "from): the most likely cluster is the same for nearly all nodes, though draws are not. "
+        "Train with 'balance' among losses, so that nodes come to differ; or set "
+        "sample_in_eval=True, so that eval() draws as training does; drop_empty=False keeps a row "
+        "for every cluster, so that the next layers see the same shapes. out.occupancy() measures "
+        "it. This is said once per layer.",
+        CollapseWarning,
+        stacklevel=stacklevel + 1,
+    )
+    return True
 
 
 class Crispness(NamedTuple):
@@ -172,7 +239,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def _read_batch(
     cluster: Tensor, batch: Tensor | None, batch_size: int | None
 ) -> tuple[Tensor, int]:
-    check_batch(batch, batch_size, cluster.size(0))
+    check_batch(batch, batch_size, cluster.size(0), "cluster")
     if batch is None:
         return torch.zeros_like(cluster), 1
     if batch_size is None:

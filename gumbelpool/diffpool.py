@@ -10,10 +10,10 @@ from torch_geometric.typing import Adj
 from torch_geometric.utils import to_dense_adj, to_dense_batch
 
 from gumbelpool.base import ClusterPool
-from gumbelpool.inputs import cluster_limit, read_inputs
+from gumbelpool.inputs import check_data, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
-from gumbelpool.validation import check_generator, check_head, check_logits, check_row_maximum
+from gumbelpool.validation import check_generator, check_head, check_row_maximum
 
 
 class DenseDiffPool(ClusterPool):
@@ -109,9 +109,10 @@ class DenseDiffPool(ClusterPool):
         """
         check_generator(generator)
         inputs = read_inputs(
-            x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
+            x, (edge_index, edge_weight, edge_attr), batch, batch_size, logits, assign_x,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
+        check_data(inputs)
         K, B, batch = self.num_clusters, inputs.num_graphs, inputs.batch
         weight, edge_attr = inputs.edge_weight, inputs.edge_attr
         if weight is None:
@@ -119,16 +120,16 @@ class DenseDiffPool(ClusterPool):
         values = weight.unsqueeze(1)
         if edge_attr is not None:
             values = torch.cat([values, edge_attr], dim=1)
-        dtype = torch.promote_types(x.dtype, values.dtype)
-        theta = self._scores(inputs.assign_x) if logits is None else logits
-        dtype = torch.promote_types(torch.promote_types(dtype, theta.dtype), torch.float32)
-        theta = theta.to(dtype)
-        check_row_maximum(theta.amax(-1), "lin(x)" if logits is None else "logits")
-        limit = cluster_limit(inputs, self.ratio, K)
+        theta = self._scores(inputs.scored) if logits is None else logits
+        dtype = torch.promote_types(inputs.dtype, theta.dtype)
+        theta, everywhere = theta.to(dtype), None
+        limit = cluster_limit(inputs.num_nodes, self.ratio, K)
         allowed = torch.ones(B, K, dtype=torch.bool, device=x.device)
         if limit is not None:
             allowed = torch.arange(K, device=x.device) < limit.unsqueeze(1)
+            everywhere = theta.amax(-1)
             theta = theta.masked_fill(~allowed[batch], -torch.inf)
+        check_row_maximum(theta.amax(-1), "lin(x)" if logits is None else "logits", everywhere)
 
         longest = int(inputs.num_nodes.max()) if B > 0 else 0
         dense = {"batch": batch, "max_num_nodes": longest, "batch_size": B}
@@ -175,9 +176,7 @@ class DenseDiffPool(ClusterPool):
     def _scores(self, assign_x: Tensor) -> Tensor:
         """The head's scores; its own dtype need not be that of the features."""
         if not self.head_is_plain():
-            theta: Tensor = self.lin(assign_x)
-            check_logits(theta, self.num_clusters)
-            return theta
+            return self.scores(assign_x)
         weight, bias = self.lin.weight, self.lin.bias
         check_head(weight, self.in_channels, self.num_clusters, assign_x.device)
         dtype = torch.promote_types(assign_x.dtype, weight.dtype)

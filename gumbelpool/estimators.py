@@ -12,17 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gumbelpool import scratch
-from gumbelpool.sampling import conditional_gumbel, conditional_gumbel_softmax
+Noise: TypeAlias = Callable[[int], Tensor]
+"""Gives Exp(1) noise in the shape of the logits; each number is another independent sample."""
 
-Noise: TypeAlias = Callable[[], Tensor]
-Estimator: TypeAlias = Callable[..., Tensor]
-"""``(grad, logits, cluster, tau, noise, probability=None) -> grad_logits``.
-
-``grad``, ``logits`` and the result are ``[rows, K]``, ``cluster`` is ``[rows]``, ``noise()`` gives
-fresh Exp(1) noise in the shape of ``logits``, and ``probability`` is softmax(θ), for a caller who
-has it.
-"""
+Estimator: TypeAlias = Callable[[Tensor, Tensor, Tensor, float, Noise], Tensor]
+"""``(grad, logits, cluster, tau, noise) -> grad_logits``: all ``[R, K]`` but ``cluster`` [R]."""
 
 RAO_SAMPLES = 16  # draws of the noise that "gumbel_rao" averages over
 GST_GAP = 1.0  # how far "gst" keeps the drawn logit above the others
@@ -30,70 +24,62 @@ GST_GAP = 1.0  # how far "gst" keeps the drawn logit above the others
 
 def softmax_vjp(probability: Tensor, grad: Tensor) -> Tensor:
     """J(q) g, for rows q that sum to one."""
-    return torch._softmax_backward_data(
-        grad, probability, -1, grad.dtype, grad_input=scratch.empty_like(grad)
-    )
+    return torch._softmax_backward_data(grad, probability, -1, grad.dtype)
+
+
+def conditional_gumbel(logits: Tensor, cluster: Tensor, exponential: Tensor) -> Tensor:
+    r"""Gumbel-perturbed logits :math:`\theta + \gamma`, given that their argmax is ``cluster``.
+
+    With :math:`L = \log \sum_k e^{\theta_k}` and E the exponential noise, the drawn entry is
+    :math:`L - \log E_c` and the others :math:`-\log(E_j e^{-\theta_j} + E_c e^{-L})`
+    (`Maddison et al. 2014 <https://arxiv.org/abs/1411.0030>`_,
+    `Paulus et al. 2021 <https://arxiv.org/abs/2010.04838>`_).
+
+    Args:
+        logits: ``[R, K]``.
+        cluster: The draws, ``[R]``, int64.
+        exponential: Exp(1) noise, ``[R, K]``, positive.
+
+    Returns:
+        ``[R, K]``.
+    """
+    column = cluster.unsqueeze(1)
+    log_noise = exponential.log()
+    top = torch.logsumexp(logits, -1, keepdim=True) - log_noise.gather(1, column)
+    # In logarithms, because e^{-θ} overflows float32 for any θ below -88.
+    return (-torch.logaddexp(log_noise - logits, -top)).scatter(1, column, top)
 
 
 def straight_through(
-    grad: Tensor,
-    logits: Tensor,
-    cluster: Tensor,
-    tau: float,
-    noise: Noise,
-    probability: Tensor | None = None,
+    grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise: Noise
 ) -> Tensor:
     r"""J(softmax(θ/τ)) g / τ (`Bengio et al. 2013 <https://arxiv.org/abs/1308.3432>`_)."""
-    if tau == 1 and probability is not None:
-        return softmax_vjp(probability, grad)
     return softmax_vjp(torch.softmax(logits / tau, -1), grad).div_(tau)
 
 
-def gumbel(
-    grad: Tensor,
-    logits: Tensor,
-    cluster: Tensor,
-    tau: float,
-    noise: Noise,
-    probability: Tensor | None = None,
-) -> Tensor:
+def gumbel(grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise: Noise) -> Tensor:
     r"""J(softmax((θ+γ)/τ)) g / τ, with γ Gumbel noise given that its argmax is D.
 
     (`Jang et al. 2017 <https://arxiv.org/abs/1611.01144>`_,
     `Maddison et al. 2017 <https://arxiv.org/abs/1611.00712>`_)
     """
-    if tau == 1 and probability is not None:
-        return softmax_vjp(conditional_gumbel_softmax(probability, cluster, noise()), grad)
-    return straight_through(grad, conditional_gumbel(logits, cluster, noise()), cluster, tau, noise)
+    return straight_through(
+        grad, conditional_gumbel(logits, cluster, noise(0)), cluster, tau, noise
+    )
 
 
-def gumbel_rao(
-    grad: Tensor,
-    logits: Tensor,
-    cluster: Tensor,
-    tau: float,
-    noise: Noise,
-    probability: Tensor | None = None,
-) -> Tensor:
+def gumbel_rao(grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise: Noise) -> Tensor:
     """Averages ``gumbel`` over ``RAO_SAMPLES`` draws of its noise.
 
     (`Paulus et al. 2021 <https://arxiv.org/abs/2010.04838>`_)
     """
-    total = gumbel(grad, logits, cluster, tau, noise, probability)
-    for _ in range(RAO_SAMPLES - 1):
-        with scratch.frame():
-            total += gumbel(grad, logits, cluster, tau, noise, probability)
+    total = torch.zeros_like(grad)
+    for sample in range(RAO_SAMPLES):
+        total += gumbel(grad, logits, cluster, tau, lambda _, sample=sample: noise(sample))
     return total.div_(RAO_SAMPLES)
 
 
-def gst(
-    grad: Tensor,
-    logits: Tensor,
-    cluster: Tensor,
-    tau: float,
-    noise: Noise,
-    probability: Tensor | None = None,
-) -> Tensor:
+def gst(grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise: Noise) -> Tensor:
     r"""J(softmax((θ+m₁−m₂)/τ)) g / τ: the logits, moved so that the draw leads by ``GST_GAP``.
 
     m₁ lifts the drawn logit to the largest, m₂ lowers every other by as much as it comes closer
@@ -104,23 +90,15 @@ def gst(
     return straight_through(grad, moved.scatter(1, cluster.unsqueeze(1), top), cluster, tau, noise)
 
 
-def reinmax(
-    grad: Tensor,
-    logits: Tensor,
-    cluster: Tensor,
-    tau: float,
-    noise: Noise,
-    probability: Tensor | None = None,
-) -> Tensor:
+def reinmax(grad: Tensor, logits: Tensor, cluster: Tensor, tau: float, noise: Noise) -> Tensor:
     r"""2 J(½(softmax(θ/τ)+D)) g − ½ J(softmax θ) g.
 
     (`Liu et al. 2023 <https://arxiv.org/abs/2304.08612>`_)
     """
-    if probability is None:
-        probability = torch.softmax(logits, -1)
-    middle = (probability if tau == 1 else torch.softmax(logits / tau, -1)) / 2
+    middle = torch.softmax(logits / tau, -1).div_(2)
     middle.scatter_add_(1, cluster.unsqueeze(1), torch.full_like(middle[:, :1], 0.5))
-    return softmax_vjp(middle, grad).mul_(2).sub_(softmax_vjp(probability, grad), alpha=0.5)
+    base = softmax_vjp(torch.softmax(logits, -1), grad)
+    return softmax_vjp(middle, grad).mul_(2).sub_(base, alpha=0.5)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -130,4 +108,3 @@ ESTIMATORS: dict[str, Estimator] = {
     "gst": gst,
     "reinmax": reinmax,
 }
-NEEDS_NOISE = frozenset({"gumbel", "gumbel_rao"})

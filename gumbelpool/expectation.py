@@ -18,13 +18,16 @@ from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import count_rows, sum_rows
 from gumbelpool.validation import (
     check_batch,
+    check_devices,
     check_edges,
     check_features,
     check_in,
     check_length,
     check_not_negative,
+    check_open_share,
     check_positive_int,
     check_probability,
+    check_variance,
     check_within_graphs,
 )
 
@@ -51,6 +54,7 @@ def expected_features(
     """
     check_features("x", x)
     check_features("probability", probability, symbol="K")
+    check_devices(x, probability=probability)
     sizes, _ = _read_graphs(probability, x.size(0), batch, batch_size)
     dtype = torch.promote_types(x.dtype, probability.dtype)
     return _products(probability.to(dtype), x.to(dtype), sizes)
@@ -186,28 +190,26 @@ def samples_for_error(
         ValueError: If a number is out of range, ``method`` is unknown or what it needs is missing,
             a weight is negative, ``batch`` is unsorted, or an edge joins two graphs.
     """
-    for name, number in (("error", error), ("failure", failure)):
-        if not 0 < number < 1:
-            raise ValueError(f"{name} must be in (0, 1); got {number}")
+    check_open_share("error", error)
+    check_open_share("failure", failure)
     check_positive_int("num_clusters", num_clusters)
     check_in("method", method, METHODS)
-    check_batch(batch, batch_size, 0 if batch is None else len(batch))
+    check_batch(batch, batch_size, None)
     batch_size = _count_graphs(batch, batch_size)
-    logarithm = math.log(2 * max(1, batch_size) * num_clusters**2 / failure)
+    logarithm = math.log(2 * max(1, batch_size) * int(num_clusters) ** 2) - math.log(failure)
     if method == "hoeffding":
-        samples = logarithm / (2 * error**2)
+        factor = 0.5
     elif method == "bernstein":
-        if variance is None or not 0 <= float(variance) <= 0.25:
-            raise ValueError(
-                "variance must be given for 'bernstein', relative to W² and so in [0, 1/4]; "
-                f"got {variance}"
-            )
-        samples = (2 * float(variance) + 2 * error / 3) * logarithm / error**2
+        check_variance(variance)
+        assert variance is not None
+        factor = 2 * float(variance) + 2 * error / 3
     else:
         if edge_index is None:
             raise ValueError("edge_index must be given for 'mcdiarmid'; got None")
-        share = _bounded_differences(edge_list(edge_index), edge_weight, batch, batch_size)
-        samples = share * logarithm / (2 * error**2)
+        factor = _bounded_differences(edge_list(edge_index), edge_weight, batch, batch_size) / 2
+    samples = factor * logarithm / error / error
+    if samples == math.inf:
+        raise ValueError(f"error must be large enough for a finite number; got {error}")
     return max(1, math.ceil(samples))
 
 
@@ -215,11 +217,12 @@ def _bounded_differences(
     edge_index: Tensor, edge_weight: Tensor | None, batch: Tensor | None, batch_size: int
 ) -> float:
     """The largest Σ d_i² / W² of a graph, d_i being what the edges at node i weigh."""
+    check_edges(edge_index, edge_weight, None, None if batch is None else batch.numel())
     if batch is None:
         num_nodes = int(edge_index.max()) + 1 if edge_index.numel() > 0 else 0
         batch = torch.zeros(num_nodes, dtype=torch.int64, device=edge_index.device)
     num_nodes = batch.numel()
-    check_edges(edge_index, edge_weight, None, num_nodes)
+    check_devices(edge_index, "edge_index", edge_weight=edge_weight, batch=batch)
     check_within_graphs(edge_index, batch)
     weight = torch.ones(edge_index.size(1), device=edge_index.device)
     weight = (weight if edge_weight is None else edge_weight).double()
@@ -262,7 +265,8 @@ def _read_graphs(
     """The number of nodes of each graph, and the graph of each node."""
     check_length("probability", probability, "x", num_nodes)
     check_probability(probability)
-    check_batch(batch, batch_size, num_nodes)
+    check_batch(batch, batch_size, num_nodes, "probability")
+    check_devices(probability, "probability", batch=batch)
     if batch is None:
         return [num_nodes], torch.zeros(num_nodes, dtype=torch.int64, device=probability.device)
     sizes: list[int] = count_rows(batch, _count_graphs(batch, batch_size)).tolist()
@@ -280,6 +284,7 @@ def _read_edges(
     num_nodes = probability.size(0)
     edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, None, num_nodes)
+    check_devices(probability, "probability", edge_index=edge_index, edge_weight=edge_weight)
     sizes, graph = _read_graphs(probability, num_nodes, batch, batch_size)
     check_within_graphs(edge_index, graph)
     weight = probability.new_ones(edge_index.size(1)) if edge_weight is None else edge_weight

@@ -49,12 +49,17 @@ def entropy_loss(graph: GraphStatistics) -> Tensor:
 
 
 def balance_loss(graph: GraphStatistics) -> Tensor:
-    """Log K − H(mean_i p_i): zero where the clusters are used alike."""
+    """Log K − H(m) = Σ_k m_k log(K m_k), m = mean_i p_i: zero where clusters are used alike.
+
+    Near there it is the square of what K m_k is off one by, hence the float64; and m is scaled to a
+    sum of exactly one, which its terms keep only up to the rounding of the p_i.
+    """
     assert graph.usage is not None
-    mean = graph.usage / graph.num_nodes.clamp(min=1).unsqueeze(1)
-    # entr(1) = 0 = entr(0), but its slope is finite: an unused cluster must not make a NaN.
-    entropy = torch.special.entr(mean.where(mean > 0, torch.ones_like(mean))).sum(1)
-    loss = graph.num_clusters.to(mean.dtype).log() - entropy
+    usage = graph.usage.double()
+    mean = usage / usage.sum(1, keepdim=True).clamp(min=torch.finfo(usage.dtype).tiny)
+    # An unused cluster has no part in it, and must not make a NaN.
+    level = (mean * graph.num_clusters.unsqueeze(1)).where(mean > 0, torch.ones_like(mean))
+    loss = (mean * level.log()).sum(1).clamp(min=0)
     return torch.where(graph.num_nodes > 0, loss, 0)
 
 

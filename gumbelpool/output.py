@@ -5,7 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gumbelpool.coarsen import unpool
-from gumbelpool.validation import check_length
+from gumbelpool.diagnostics import Occupancy, occupancy
+from gumbelpool.validation import check_length, check_supernode_rows
 
 
 class PoolOutput(NamedTuple):
@@ -45,8 +46,25 @@ class PoolOutput(NamedTuple):
             ``x[cluster]``, of shape ``[N, ...]``.
 
         Raises:
+            TypeError: If ``x`` is not a dense tensor.
             ValueError: If ``x`` has not a row for each supernode.
         """
-        if x is not None:
-            check_length("x", x, "the pooled graph", self.x.size(0))
-        return unpool(self.x if x is None else x, self.cluster)
+        if x is None:
+            x = self.x
+        check_supernode_rows("x", x)
+        check_length("x", x, "the pooled graph", self.x.size(0))
+        return unpool(x, self.cluster)
+
+    def occupancy(self, batch_size: int | None = None) -> Occupancy:
+        """Measures how many supernodes each graph uses, and how evenly.
+
+        Args:
+            batch_size: The number of graphs B. (default: up to the last graph with a row in ``x``,
+                which is all of them with ``drop_empty=False``)
+
+        Returns:
+            :class:`~gumbelpool.Occupancy`, ``[B]`` each; zeros for a graph without nodes.
+        """
+        if batch_size is None:
+            batch_size = int(self.batch[-1]) + 1 if self.batch.numel() > 0 else 0
+        return occupancy(self.cluster, self.batch[self.cluster], batch_size)

@@ -6,16 +6,15 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
-from gumbelpool.assignment import Inputs, Plan
+from gumbelpool import op
 from gumbelpool.base import ClusterPool
-from gumbelpool.coarsen import count_rows, sum_rows
-from gumbelpool.compiled import compiled_pool
-from gumbelpool.inputs import PoolInputs, cluster_limit, read_inputs
+from gumbelpool.coarsen import count_rows
+from gumbelpool.core import Plan, Pooled, rows_per_block
+from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
-from gumbelpool.sampling import rows_per_block
-from gumbelpool.streaming import Pooled, streamed_pool
-from gumbelpool.validation import check_generator, check_head, check_logits
+from gumbelpool.sampling import draw_randomness
+from gumbelpool.validation import check_generator, check_head
 
 
 class GumbelPool(ClusterPool):
@@ -158,88 +157,72 @@ class GumbelPool(ClusterPool):
         """
         check_generator(generator)
         inputs = read_inputs(
-            x, edge_index, edge_weight, batch, edge_attr, logits, assign_x, batch_size,
+            x, (edge_index, edge_weight, edge_attr), batch, batch_size, logits, assign_x,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
-        if logits is None and not self.head_is_plain():
-            logits = self.lin(inputs.assign_x)
-            check_logits(logits, self.num_clusters)
-        elif logits is None:
+        if logits is None and self.head_is_plain():
             check_head(self.lin.weight, self.in_channels, self.num_clusters, x.device)
-        limit = cluster_limit(inputs, self.ratio, self.num_clusters)
+            inputs = inputs._replace(weight=self.lin.weight, bias=self.lin.bias)
+        elif logits is None:
+            inputs = inputs._replace(source=self.scores(inputs.scored))
+        limit = cluster_limit(inputs.num_nodes, self.ratio, self.num_clusters)
+        sample = self.training or self.sample_in_eval
+        uniform, seed = draw_randomness(x.size(0) if sample else None, x.device, generator)
+        inputs = inputs._replace(limit=limit, uniform=uniform, seed=seed)
         plan = Plan(
             num_clusters=self.num_clusters,
-            num_graphs=inputs.num_graphs,
             estimator=self.estimator,
             tau=float(self.tau),
-            sample=self.training or self.sample_in_eval,
             drop_empty=self.drop_empty,
             remove_self_loops=self.remove_self_loops,
-            losses=tuple(self.losses),
+            losses=list(self.losses),
             block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
         )
-        tensors = Inputs(
-            x=inputs.x,
-            edge_index=inputs.edge_index,
-            edge_weight=inputs.edge_weight,
-            edge_attr=inputs.edge_attr,
-            batch=inputs.batch,
-            source=inputs.assign_x if logits is None else logits,
-            weight=self.lin.weight if logits is None else None,
-            bias=self.lin.bias if logits is None else None,
-            limit=limit,
-        )
-        if torch.compiler.is_compiling() and generator is None:
-            pooled = compiled_pool(plan, tensors)
-        else:
-            pooled = streamed_pool(plan, tensors, generator)
+        pooled = op.pool(plan, inputs)
 
-        pooled_x, edge_weight = pooled.x, pooled.edge_weight
+        pooled_x, weight = pooled.x, inputs.edge_weight
         if self.aggr == "mean":
             pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
-        weight_dtype = x.dtype if inputs.edge_weight is None else inputs.edge_weight.dtype
-        if pooled.edge_attr is not None and inputs.edge_attr is not None:
-            edge_attr = pooled.edge_attr.to(inputs.edge_attr.dtype)
-        statistics = _statistics(pooled, inputs, limit, self)
+        weight_dtype = x.dtype if weight is None else weight.dtype
+        attr = inputs.edge_attr
         return PoolOutput(
             x=pooled_x.to(x.dtype),
             edge_index=pooled.edge_index,
-            edge_weight=edge_weight.to(weight_dtype) if self.weighted else None,
+            edge_weight=pooled.edge_weight.to(weight_dtype) if self.weighted else None,
             batch=pooled.supernode // self.num_clusters,
-            edge_attr=edge_attr,
+            edge_attr=None if attr is None else pooled.edge_attr.to(attr.dtype),
             cluster=pooled.cluster,
-            losses=mean_losses(self.losses, statistics, pooled.x.dtype),
+            losses=mean_losses(self.losses, self._statistics(pooled, inputs), inputs.dtype),
+        )
+
+    def _statistics(self, pooled: Pooled, inputs: Inputs) -> GraphStatistics:
+        """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
+        square = residual = None
+        if "link" in self.losses:
+            square = _weight_square(inputs)
+            residual = square - 2 * pooled.agreement + inputs.num_nodes
+        limit = inputs.limit
+        if limit is None:
+            limit = torch.full_like(inputs.num_nodes, self.num_clusters)
+        return GraphStatistics(
+            num_nodes=inputs.num_nodes,
+            num_clusters=limit,
+            residual=residual,
+            weight_square=square,
+            entropy=pooled.entropy,
+            usage=pooled.usage,
         )
 
 
-def _statistics(
-    pooled: Pooled, inputs: PoolInputs, limit: Tensor | None, pool: GumbelPool
-) -> GraphStatistics:
-    """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
-    square = residual = None
-    if "link" in pool.losses:
-        square = _weight_square(inputs)
-        residual = square - 2 * pooled.agreement + inputs.num_nodes
-    if limit is None:
-        limit = torch.full_like(inputs.num_nodes, pool.num_clusters)
-    return GraphStatistics(
-        num_nodes=inputs.num_nodes,
-        num_clusters=limit,
-        residual=residual,
-        weight_square=square,
-        entropy=pooled.entropy,
-        usage=pooled.usage,
-    )
-
-
-def _weight_square(inputs: PoolInputs) -> Tensor:
+def _weight_square(inputs: Inputs) -> Tensor:
     """‖A‖² of each graph, ``[B]``, float64."""
     weight, num_edges = inputs.edge_weight, inputs.edge_index.size(1)
-    if inputs.num_graphs == 1:
-        if weight is None:
-            return torch.full_like(inputs.num_nodes, num_edges, dtype=torch.float64)
-        return (weight * weight).sum(dtype=torch.float64).unsqueeze(0)
+    if inputs.num_graphs == 1 and weight is None:
+        return torch.full_like(inputs.num_nodes, num_edges, dtype=torch.float64)
+    if inputs.num_graphs == 1 and weight is not None:
+        return weight.double().square().sum().unsqueeze(0)
     graph = inputs.batch.index_select(0, inputs.edge_index[0])
     if weight is None:
         return count_rows(graph, inputs.num_graphs).double()
-    return sum_rows(weight.double().square(), graph, inputs.num_graphs)
+    square = weight.double().square()
+    return square.new_zeros(inputs.num_graphs).index_add(0, graph, square)

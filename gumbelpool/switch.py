@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
@@ -9,7 +10,9 @@ import torch
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_data_checks_enabled = True
+
+# What is on in this context, innermost `with` block last. A thread starts with the default.
+_enabled: ContextVar[tuple[bool, ...]] = ContextVar("gumbelpool.data_checks", default=(True,))
 
 
 class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
@@ -17,10 +20,15 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
     decorator, while a function runs.
 
     With the checks off, bad data (edge ends out of range, edges between graphs, an unsorted batch,
-    NaN) gives undefined results.
+    NaN) gives undefined results. The switch is local to a thread and to an asyncio task: others
+    keep their own, and a new thread starts with the checks on. One instance may be used again,
+    also within its own block.
 
     Args:
         enabled: Whether the checks run from now on.
+
+    Raises:
+        TypeError: If ``enabled`` is not a bool.
 
     Example:
         >>> with gumbelpool.data_checks(False):
@@ -28,14 +36,16 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
     """
 
     def __init__(self, enabled: bool) -> None:
-        global _data_checks_enabled
-        self.enabled, self.previous = enabled, _data_checks_enabled
-        _data_checks_enabled = enabled
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled must be True or False; got {enabled!r}")
+        self.enabled = enabled
+        self._before: bool | None
+        *outer, self._before = _enabled.get()
+        _enabled.set((*outer, enabled))
 
     def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """Switches within the function alone."""
-        global _data_checks_enabled
-        _data_checks_enabled = self.previous
+        self._undo()
 
         @functools.wraps(function)
         def switched(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -45,7 +55,9 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
         return switched
 
     def __enter__(self) -> None:
-        """The switch was already thrown by the constructor."""
+        """Switches until the block ends."""
+        self._undo()
+        _enabled.set((*_enabled.get(), self.enabled))
 
     def __exit__(
         self,
@@ -53,8 +65,14 @@ class data_checks:  # noqa: N801 - used like torch.set_grad_enabled
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        global _data_checks_enabled
-        _data_checks_enabled = self.previous
+        _enabled.set(_enabled.get()[:-1])
+
+    def _undo(self) -> None:
+        """Takes back what the constructor did, once: it was not a switch for good."""
+        if self._before is not None:
+            *outer, _ = _enabled.get()
+            _enabled.set((*outer, self._before))
+            self._before = None
 
 
 def data_checks_enabled() -> bool:
@@ -62,4 +80,4 @@ def data_checks_enabled() -> bool:
 
     A trace of ``torch.compile`` has no data; the operator that it calls does the checks.
     """
-    return _data_checks_enabled and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and _enabled.get()[-1]

@@ -5,7 +5,7 @@ and on a GPU a device sync) run unless :class:`~gumbelpool.data_checks` switches
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from gumbelpool.switch import data_checks_enabled
 
 MAX_SUPERNODES = math.isqrt(torch.iinfo(torch.int64).max)  # a pair of ids must fit an int64
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_in(name: str, value: object, allowed: Collection[object]) -> None:
     """Checks that a named choice exists."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"{name} must be one of {choices}; got {value!r}")
 
@@ -39,22 +40,44 @@ def check_positive_int(name: str, value: object, optional: bool = False) -> None
         raise ValueError(f"{name} must be at least 1; got {value}")
 
 
+def _number(name: str, value: object, expected: str = "a float") -> float:
+    """A real number as a float, infinite where it is too large for one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {expected}; got {value!r} of type {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def check_tau(name: str, value: object) -> None:
     """Checks a temperature."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float; got {value!r} of type {type(value).__name__}")
-    if not 0 < float(value) < math.inf:
+    if not 0 < _number(name, value) < math.inf:
         raise ValueError(f"{name} must be positive and finite; got {value}")
 
 
 def check_ratio(name: str, value: object) -> None:
     """Checks a pooling ratio, or None."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a float or None; got {value!r}")
-    if not 0 < float(value) <= 1:
+    if value is not None and not 0 < _number(name, value, "a float or None") <= 1:
         raise ValueError(f"{name} must be in (0, 1]; got {value}")
+
+
+def check_open_share(name: str, value: object) -> None:
+    """Checks a number between zero and one, both excluded."""
+    if not 0 < _number(name, value) < 1:
+        raise ValueError(f"{name} must be in (0, 1); got {value}")
+
+
+def check_variance(variance: object) -> None:
+    """Checks a variance relative to W², a number or a tensor of one entry."""
+    if variance is None:
+        raise ValueError("variance must be given for 'bernstein'; got None")
+    if isinstance(variance, Tensor):
+        if variance.numel() != 1:
+            raise ValueError(f"variance must be one number; got shape {list(variance.shape)}")
+        variance = variance.item()
+    if not 0 <= _number("variance", variance, "a float or a tensor") <= 0.25:
+        raise ValueError(f"variance must be relative to W² and so in [0, 1/4]; got {variance}")
 
 
 def check_losses(name: str, value: object, allowed: Collection[str]) -> None:
@@ -67,22 +90,39 @@ def check_losses(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(f"{name} must not repeat a name; got {tuple(value)!r}")
 
 
-def check_generator(generator: object) -> None:
-    """Checks a source of randomness, or None."""
-    if generator is not None and not isinstance(generator, torch.Generator):
+def check_generator(generator: object, device: torch.device | None = None) -> None:
+    """Checks a source of randomness for a device, or None."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None; got {generator!r}")
+    if device is not None and generator.device.type != device.type:
+        raise ValueError(f"generator must be on the device of x, {device}; got {generator.device}")
+
+
+def _check_dense(name: str, value: object, shape: str) -> None:
+    """Checks a tensor that is no more than numbers in memory, one for each index."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor {shape}; got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a tensor {shape}; got a nested tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor {shape}; got layout {value.layout}")
+    if value.device.type == "meta":
+        raise ValueError(f"{name} must hold data; got a tensor on the meta device")
 
 
 def _check_tensor(name: str, value: object, shape: str, dim: int) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor {shape}; got {type(value).__name__}")
+    _check_dense(name, value, shape)
+    assert isinstance(value, Tensor)
     if value.dim() != dim:
         raise ValueError(f"{name} must have shape {shape}; got {list(value.shape)}")
 
 
 def _check_floating(name: str, value: Tensor) -> None:
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be floating point; got {value.dtype}")
+    if value.dtype not in FLOATING:
+        size = ", of 16 bits or more" if value.is_floating_point() else ""
+        raise TypeError(f"{name} must be floating point{size}; got {value.dtype}")
 
 
 def _check_int64(name: str, value: Tensor) -> None:
@@ -107,6 +147,14 @@ def check_features(name: str, x: object, channels: int | None = None, symbol: st
         raise ValueError(f"{name} must have shape {shape}; got {list(x.shape)}")
 
 
+def check_supernode_rows(name: str, value: object) -> None:
+    """Checks a tensor ``[K', ...]`` of whatever dtype."""
+    _check_dense(name, value, "[K', ...]")
+    assert isinstance(value, Tensor)
+    if value.dim() == 0:
+        raise ValueError(f"{name} must have shape [K', ...]; got []")
+
+
 def check_length(name: str, value: Tensor, other: str, length: int) -> None:
     """Checks that the rows of an argument number those of another."""
     if value.size(0) != length:
@@ -115,11 +163,13 @@ def check_length(name: str, value: Tensor, other: str, length: int) -> None:
         )
 
 
-def check_devices(x: Tensor, **others: Tensor | None) -> None:
+def check_devices(x: Tensor, of: str = "x", **others: Tensor | None) -> None:
     """Checks that all tensors are where ``x`` is."""
     for name, value in others.items():
         if value is not None and value.device != x.device:
-            raise ValueError(f"{name} must be on the device of x, {x.device}; got {value.device}")
+            raise ValueError(
+                f"{name} must be on the device of {of}, {x.device}; got {value.device}"
+            )
 
 
 def check_logits(logits: object, num_clusters: int | None = None) -> None:
@@ -128,6 +178,18 @@ def check_logits(logits: object, num_clusters: int | None = None) -> None:
     assert isinstance(logits, Tensor)
     if logits.size(1) < 1:
         raise ValueError(f"logits must have at least one column; got {list(logits.shape)}")
+
+
+def check_scores(scores: object, x: Tensor, num_clusters: int) -> None:
+    """Checks what a head gives for the rows of ``x``: floating ``[N, K]``, on their device."""
+    name, shape = "lin(x)", [x.size(0), num_clusters]
+    if isinstance(scores, Tensor) and scores.device != x.device:
+        raise ValueError(f"{name} must be on the device of x, {x.device}; got {scores.device}")
+    _check_dense(name, scores, str(shape))
+    assert isinstance(scores, Tensor)
+    if list(scores.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {list(scores.shape)}")
+    _check_floating(name, scores)
 
 
 def check_head(weight: Tensor, in_channels: int, num_clusters: int, device: torch.device) -> None:
@@ -141,17 +203,27 @@ def check_head(weight: Tensor, in_channels: int, num_clusters: int, device: torc
         raise ValueError(f"lin must be on the device of x, {device}; got {weight.device}")
 
 
-def check_row_maximum(maximum: Tensor, name: str = "logits") -> None:
-    """Checks the largest logit of each row, ``[N]``: finite, or the row has no softmax."""
-    if data_checks_enabled():
-        maximum = maximum.detach()
-        bad = ~maximum.isfinite()
-        if bool(bad.any()):
-            row = int(bad.nonzero()[0])
-            raise ValueError(
-                f"{name} must have no NaN and no +inf, and a finite entry in every row; "
-                f"the largest entry of row {row} is {float(maximum[row])}"
-            )
+def check_row_maximum(
+    maximum: Tensor, name: str = "logits", everywhere: Tensor | None = None
+) -> None:
+    """Checks the largest score of each row, ``[N]``: finite, or the row has no softmax.
+
+    Where ``ratio`` excludes clusters, ``maximum`` is that of the others and ``everywhere`` that of
+    all: a NaN or +∞ is an error wherever it is.
+    """
+    if everywhere is not None:
+        maximum = torch.where(everywhere < math.inf, maximum, everywhere)
+    check_rows(~maximum.isfinite(), name, maximum.__getitem__)
+
+
+def check_rows(bad: Tensor, name: str, largest: Callable[[int], Tensor]) -> None:
+    """Checks that no row is ``bad``, ``[N]``: has no softmax. ``largest`` gives a row's maximum."""
+    if data_checks_enabled() and bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name} must have no NaN and no +inf, and a finite entry in every row; "
+            f"the largest entry of row {row} is {float(largest(row).detach())}"
+        )
 
 
 def check_cluster(
@@ -167,6 +239,17 @@ def check_cluster(
         _check_range("cluster", cluster, num_supernodes, "the supernodes")
     elif data_checks_enabled() and cluster.numel() > 0 and int(cluster.min()) < 0:
         raise ValueError(f"cluster must not be negative; got {int(cluster.min())}")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Checks weights that must be finite, or None."""
+    if data_checks_enabled() and isinstance(value, Tensor):
+        bad = ~value.detach().isfinite()
+        if bool(bad.any()):
+            entry = int(bad.nonzero()[0])
+            raise ValueError(
+                f"{name} must be finite; entry {entry} is {float(value.detach()[entry])}"
+            )
 
 
 def check_not_negative(name: str, value: Tensor | None) -> None:
@@ -190,19 +273,32 @@ def check_probability(probability: Tensor) -> None:
             )
 
 
-def check_num_supernodes(num_supernodes: object) -> None:
+def check_num_supernodes(num_supernodes: object, name: str = "num_supernodes") -> None:
     """Checks that a pair of supernode ids fits an int64 key."""
     if isinstance(num_supernodes, bool) or not isinstance(num_supernodes, Integral):
-        raise TypeError(f"the number of supernodes must be an int; got {num_supernodes!r}")
+        raise TypeError(f"{name} must be an int; got {num_supernodes!r}")
     if not 0 <= int(num_supernodes) <= MAX_SUPERNODES:
         raise ValueError(
-            f"the number of supernodes must be in [0, {MAX_SUPERNODES}], "
-            f"so that a pair of them fits an int64; got {num_supernodes}"
+            f"{name} must be in [0, {MAX_SUPERNODES}], so that a pair of supernodes fits an "
+            f"int64; got {num_supernodes}"
         )
 
 
-def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_nodes: int) -> None:
-    """Checks ``[2, E]`` edges with their weights ``[E]`` and features ``[E, D]``."""
+def check_edges(
+    edge_index: object, edge_weight: object, edge_attr: object, num_nodes: int | None
+) -> None:
+    """Checks ``[2, E]`` edges with their weights ``[E]`` and features ``[E, D]``.
+
+    Without a number of nodes, an edge end may be whatever is not negative.
+    """
+    check_edge_shapes(edge_index, edge_weight, edge_attr)
+    assert isinstance(edge_index, Tensor)
+    check_edge_ends(edge_index, MAX_SUPERNODES if num_nodes is None else num_nodes)
+    check_finite("edge_weight", edge_weight)
+
+
+def check_edge_shapes(edge_index: object, edge_weight: object, edge_attr: object) -> None:
+    """Checks the types and shapes of edges, their weights and their features."""
     _check_tensor("edge_index", edge_index, "[2, E]", 2)
     assert isinstance(edge_index, Tensor)
     if edge_index.size(0) != 2:
@@ -226,24 +322,46 @@ def check_edges(edge_index: object, edge_weight: object, edge_attr: object, num_
                     f"{name} must have a row per edge, {edge_index.size(1)}; "
                     f"got {list(value.shape)}"
                 )
+
+
+def check_edge_ends(edge_index: Tensor, num_nodes: int) -> None:
+    """Checks that every edge's ends are among the nodes."""
     _check_range("edge_index", edge_index, num_nodes, "the nodes")
 
 
-def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
-    """Checks a sorted batch vector ``[N]`` and the number of graphs, either of them optional."""
+def check_batch(batch: object, batch_size: object, num_nodes: int | None, other: str = "x") -> None:
+    """Checks a sorted batch vector ``[N]`` and the number of graphs, either of them optional.
+
+    N is that of the rows of the ``other`` argument, or whatever it is.
+    """
+    check_batch_shape(batch, batch_size, num_nodes, other)
+    if isinstance(batch, Tensor):
+        check_batch_order(batch, batch_size if isinstance(batch_size, int) else None)
+
+
+def check_batch_shape(
+    batch: object, batch_size: object, num_nodes: int | None, other: str = "x"
+) -> None:
+    """Checks the types and shapes of a batch vector and of the number of graphs."""
     if batch_size is not None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):
             raise TypeError(f"batch_size must be an int; got {batch_size!r}")
         if batch_size < 0 or (batch is None and batch_size != 1):
             expected = "1 where batch is None" if batch is None else "at least 0"
             raise ValueError(f"batch_size must be {expected}; got {batch_size}")
+        check_num_supernodes(batch_size, "batch_size")
     if batch is None:
         return
     _check_tensor("batch", batch, "[N]", 1)
     assert isinstance(batch, Tensor)
     _check_int64("batch", batch)
-    check_length("batch", batch, "x", num_nodes)
-    if data_checks_enabled() and num_nodes > 0:
+    if num_nodes is not None:
+        check_length("batch", batch, other, num_nodes)
+
+
+def check_batch_order(batch: Tensor, batch_size: int | None) -> None:
+    """Checks that a batch vector ascends within [0, batch_size)."""
+    if data_checks_enabled() and batch.numel() > 0:
         if bool((batch[1:] < batch[:-1]).any()):
             raise ValueError("batch must be sorted in ascending order; got a descent in it")
         first, last = int(batch[0]), int(batch[-1])
@@ -251,6 +369,15 @@ def check_batch(batch: object, batch_size: object, num_nodes: int) -> None:
             raise ValueError(f"batch must not be negative; got {first}")
         if batch_size is not None and last >= batch_size:
             raise ValueError(f"batch must lie in [0, batch_size), {batch_size}; got {last}")
+
+
+def check_num_graphs(num_graphs: int, num_clusters: int) -> None:
+    """Checks that a pair of supernode ids fits an int64 key."""
+    if num_graphs * num_clusters > MAX_SUPERNODES:
+        raise ValueError(
+            f"batch_size times num_clusters must be at most {MAX_SUPERNODES}, so that a pair of "
+            f"supernodes fits an int64; got {num_graphs} times {num_clusters}"
+        )
 
 
 def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:

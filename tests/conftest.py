@@ -17,6 +17,8 @@ with warnings.catch_warnings():  # PyG 2.8 calls the deprecated torch.jit.script
     warnings.simplefilter("ignore", DeprecationWarning)
     import torch_geometric.nn  # noqa: F401
 
+    from gumbelpool import estimators
+
 ESTIMATORS = ("straight_through", "gumbel", "gumbel_rao", "gst", "reinmax")
 
 hypothesis.settings.register_profile(
@@ -166,34 +168,25 @@ def batches(draw, **fixed):
 
 
 @contextmanager
-def injected(uniforms: Tensor | None = None, noise: Sequence[Tensor] = ()) -> Iterator[list[int]]:
-    """Inside, the layer draws from these uniforms and its backward reads this Exp(1) noise.
+def injected(uniforms: Tensor, seed: int = 0) -> Iterator[None]:
+    """Inside, these uniforms and this seed are all that is random in a call of the layer."""
 
-    `noise` holds the [N, K] matrices that each row's estimate uses; row blocks are served in order.
-    Yields the sizes of the blocks that asked for noise.
-    """
-    served: list[int] = []
-    state = {"row": 0, "sample": 0}
-
-    def uniform_noise(num_rows, device, generator=None):
+    def draw_randomness(num_rows, device, generator):
+        if num_rows is None:
+            return None, torch.zeros((), dtype=torch.int64, device=device)
         assert num_rows == len(uniforms)
-        return uniforms.to(device)
-
-    def exponential_noise(like, generator=None):
-        served.append(len(like))
-        rows = noise[state["sample"]][state["row"] : state["row"] + len(like)]
-        assert rows.shape == like.shape
-        state["sample"] = (state["sample"] + 1) % len(noise)
-        if state["sample"] == 0:
-            state["row"] = (state["row"] + len(like)) % len(noise[0])
-        return rows.to(like)
+        return uniforms.to(device), torch.tensor(seed, device=device)
 
     with pytest.MonkeyPatch.context() as patch:
-        if uniforms is not None:
-            patch.setattr("gumbelpool.sampling.uniform_noise", uniform_noise)
-        if len(noise):
-            patch.setattr("gumbelpool.sampling.exponential_noise", exponential_noise)
-        yield served
+        for module in ("pool", "sampling"):
+            patch.setattr(f"gumbelpool.{module}.draw_randomness", draw_randomness)
+        yield
+
+
+def noise_of(seed: int, estimator: str, num_nodes: int, num_clusters: int) -> list[Tensor]:
+    """The noise of a backward pass, by the oracle, as the estimator needs it."""
+    draws = {"gumbel": 1, "gumbel_rao": estimators.RAO_SAMPLES}.get(estimator, 0)
+    return [oracle.exponential_noise(seed, m, num_nodes, num_clusters) for m in range(draws)]
 
 
 def downstream(out) -> Tensor:

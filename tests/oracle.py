@@ -186,7 +186,8 @@ def pool(
         S_g, w = S[nodes], edge_weight[edges]
 
         features.append(pool_features(S_g, x[nodes], config.aggr))
-        used.append(S_g.detach().sum(0) > 0)
+        allowed = torch.arange(K) < per_graph[g]
+        used.append(S_g.detach().sum(0) > 0 if config.drop_empty else allowed)
 
         exists = pool_matrix(S_g.detach(), adjacency(n, local, torch.ones(len(edges)).double())) > 0
         if config.remove_self_loops:
@@ -214,10 +215,9 @@ def pool(
     index = torch.cat(pooled_index, 1)
     graph = torch.arange(num_graphs).repeat_interleave(K)
     cluster = batch * K + S.detach().argmax(1)
-    if config.drop_empty:
-        keep = torch.cat(used)
-        new_id = torch.cumsum(keep.long(), 0) - 1
-        X, graph, index, cluster = X[keep], graph[keep], new_id[index], new_id[cluster]
+    keep = torch.cat(used) if used else torch.zeros(0, dtype=torch.bool)
+    new_id = torch.cumsum(keep.long(), 0) - 1
+    X, graph, index, cluster = X[keep], graph[keep], new_id[index], new_id[cluster]
     return Output(
         x=X,
         edge_index=index,
@@ -252,6 +252,24 @@ def conditional_gumbel(theta: Tensor, draw: Tensor, exponential: Tensor) -> Tens
                 top if j == c else -torch.logaddexp(exponential[i, j].log() - theta[i, j], -top)
             )
     return out
+
+
+def exponential_noise(seed: int, sample: int, num_rows: int, num_clusters: int) -> Tensor:
+    """Exp(1) noise of a backward pass: of (seed, sample, row, column) by SplitMix64, in integers."""
+
+    def odd_word(stream: int, index: int) -> int:
+        word = seed + 0xD1B54A32D192ED03 * stream + 0x9E3779B97F4A7C15 * index
+        word %= 2**64
+        word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+        return (word ^ word >> 31) >> 32 | 1
+
+    rows = [odd_word(2 * sample, i) for i in range(num_rows)]
+    columns = [odd_word(2 * sample + 1, k) for k in range(num_clusters)]
+    uniform = [
+        [(m * b % 2**32 // 2) * 2.0**-31 * (1 - 2.0**-24) + 2.0**-32 for b in columns] for m in rows
+    ]
+    return -torch.tensor(uniform, dtype=torch.float64).view(num_rows, num_clusters).log()
 
 
 def estimate(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ESTIMATORS, assert_close, exponential, randn
 
-from gumbelpool import estimators, sampling
+from gumbelpool import estimators
 
 N, K = 7, 5
 
@@ -18,11 +18,12 @@ def problem(seed=0):
 
 
 def stream(seed=50, shape=(N, K)):
-    """A callable that gives fresh noise, and the list of what it gave."""
+    """A callable that gives independent samples by number, and the list of what it gave."""
     given = []
 
-    def noise():
-        given.append(exponential(*shape, seed=seed + len(given)))
+    def noise(sample):
+        assert sample == len(given)
+        given.append(exponential(*shape, seed=seed + sample))
         return given[-1]
 
     return noise, given
@@ -93,7 +94,7 @@ def test_one_cluster_has_no_gradient(name):
 def test_extreme_logits_stay_finite(name, dtype, scale):
     g, logits, cluster = problem()
     logits = (logits * scale).to(dtype)
-    noise = lambda: exponential(N, K, seed=3).to(dtype)  # noqa: E731  (a stream without a record)
+    noise = lambda sample: exponential(N, K, seed=3 + sample).to(dtype)  # noqa: E731
     have = estimators.ESTIMATORS[name](g.to(dtype), logits, cluster, 0.5, noise)
     assert torch.isfinite(have).all()
 
@@ -110,7 +111,7 @@ def test_gumbel_is_the_gradient_of_the_relaxed_sample():
     g, logits, cluster = problem()
     noise, given = stream()
     have = estimators.ESTIMATORS["gumbel"](g, logits, cluster, 0.7, noise)
-    gamma = sampling.conditional_gumbel(logits, cluster, given[0]) - logits
+    gamma = estimators.conditional_gumbel(logits, cluster, given[0]) - logits
     leaf = logits.clone().requires_grad_()
     want = torch.autograd.grad(torch.softmax((leaf + gamma) / 0.7, 1), leaf, g)[0]
     assert_close(have, want)
@@ -121,7 +122,9 @@ def test_gumbel_rao_is_the_mean_of_gumbel_over_noise():
     noise, given = stream()
     have = estimators.ESTIMATORS["gumbel_rao"](g, logits, cluster, 0.7, noise)
     assert len(given) == estimators.RAO_SAMPLES > 1
-    each = [estimators.ESTIMATORS["gumbel"](g, logits, cluster, 0.7, lambda e=e: e) for e in given]
+    each = [
+        estimators.ESTIMATORS["gumbel"](g, logits, cluster, 0.7, lambda _, e=e: e) for e in given
+    ]
     assert_close(have, torch.stack(each).mean(0))
 
 

@@ -10,7 +10,7 @@ from conftest import assert_close, generator, rand
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gumbelpool import coarsen, coarsen_edges
+from gumbelpool import coarsen_edges, rows
 
 
 def by_dictionary(edge_index, cluster, weight):
@@ -23,25 +23,36 @@ def by_dictionary(edge_index, cluster, weight):
     )
 
 
-@pytest.mark.parametrize("buckets", [True, False])
+@pytest.mark.parametrize("way", ["buckets", "one sort", "two sorts"])
 @given(
     nodes=st.integers(1, 20),
     edges=st.integers(0, 60),
     supernodes=st.integers(1, 9),
     seed=st.integers(0, 1000),
 )
-def test_merging_equals_a_dictionary(buckets, nodes, edges, supernodes, seed):
+def test_merging_equals_a_dictionary(way, nodes, edges, supernodes, seed):
     random = generator(seed)
     edge_index = torch.randint(0, nodes, (2, edges), generator=random)
     cluster = torch.randint(0, supernodes, (nodes,), generator=random)
     weight = rand(edges, seed=seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coarsen, "CHUNK", 7)
-        patch.setattr(coarsen, "SMALL", 1 << 16 if buckets else -1)
-        pooled, summed, _ = coarsen_edges(edge_index, cluster, supernodes, weight)
+    # How many supernodes there might be decides whether edges are counted or sorted.
+    bound = {"buckets": supernodes, "one sort": 40_000, "two sorts": 50_000}[way]
+    pooled, summed, _ = coarsen_edges(edge_index, cluster, bound, weight)
     expected, total = by_dictionary(edge_index, cluster, weight)
     assert torch.equal(pooled, expected)
     assert_close(summed, total)
+
+
+@pytest.mark.parametrize("supernodes", [30, 5_000, 100_000])
+def test_merging_more_edges_than_are_looked_at_together(supernodes):
+    random = generator(0)
+    cluster = torch.randint(0, supernodes, (1000,), generator=random)
+    edge_index = torch.randint(0, 1000, (2, 2_300_000), generator=random)
+    pooled, weight, _ = coarsen_edges(edge_index, cluster, supernodes)
+    source, target = cluster[edge_index]
+    key, count = torch.unique(source * supernodes + target, return_counts=True)
+    assert torch.equal(pooled, torch.stack([key // supernodes, key % supernodes]))
+    assert torch.equal(weight, count.float())
 
 
 @pytest.mark.parametrize("supernodes", [46_340, 46_341, 65_536, 2**31 - 1, 3_037_000_499])
@@ -58,8 +69,10 @@ def test_more_edges_than_float32_can_count_are_counted():
     # 2^24 + 3 edges into one pooled edge: a float32 count would stop at 2^24.
     edges = 2**24 + 3
     edge_index = torch.zeros(1, dtype=torch.long).expand(2, edges)
-    merger = coarsen.EdgeMerger(edge_index, *[torch.zeros(1, dtype=torch.long)] * 2, 1, 1)
-    assert merger.count.tolist() == [edges]
+    _, count, _ = rows.of(edge_index).merge_edges(
+        edge_index, *[torch.zeros(1, dtype=torch.long)] * 2, 1, 1
+    )
+    assert count.tolist() == [edges]
 
 
 PEAK = """

@@ -8,7 +8,8 @@ import torch
 from conftest import exponential, generator, injected, rand, randn
 from scipy import stats
 
-from gumbelpool import GumbelPool, sample_clusters, sampling
+from gumbelpool import GumbelPool, estimators, sample_clusters, sampling
+from gumbelpool.rows import reference
 
 LAST = 1 - 2.0**-53  # the largest uniform there is
 SIGNIFICANT = 1e-4
@@ -209,7 +210,7 @@ def test_conditional_gumbel_equals_its_formula():
     logits, cluster = 2 * randn(9, 6, seed=1), torch.arange(9) % 6
     noise = exponential(9, 6, seed=2)
     torch.testing.assert_close(
-        sampling.conditional_gumbel(logits, cluster, noise),
+        estimators.conditional_gumbel(logits, cluster, noise),
         oracle.conditional_gumbel(logits, cluster, noise),
         rtol=1e-12,
         atol=1e-12,
@@ -221,7 +222,7 @@ def test_conditional_gumbel_equals_its_formula():
 def test_argmax_of_conditional_gumbel_is_the_draw(scale, dtype):
     logits = (scale * randn(5000, 8, seed=1)).to(dtype)
     cluster = sample_clusters(logits, generator=generator(0))
-    perturbed = sampling.conditional_gumbel(
+    perturbed = estimators.conditional_gumbel(
         logits, cluster, exponential(5000, 8, seed=2).to(dtype).clamp(min=1e-30)
     )
     assert torch.isfinite(perturbed).all()
@@ -233,7 +234,7 @@ def test_conditional_gumbel_keeps_impossible_clusters_impossible():
     logits = randn(50, 6, seed=1)
     logits[:, 2] = -math.inf
     cluster = sample_clusters(logits)
-    perturbed = sampling.conditional_gumbel(logits, cluster, exponential(50, 6, seed=2))
+    perturbed = estimators.conditional_gumbel(logits, cluster, exponential(50, 6, seed=2))
     assert (perturbed[:, 2] == -math.inf).all()
     assert torch.isfinite(perturbed[:, [0, 1, 3, 4, 5]]).all()
 
@@ -243,7 +244,7 @@ def test_conditional_gumbel_over_a_drawn_cluster_is_gumbel():
     N, K = 20_000, 4
     logits = randn(1, K, seed=3).expand(N, K)
     cluster = sample_clusters(logits, generator=generator(0))
-    gamma = sampling.conditional_gumbel(logits, cluster, exponential(N, K, seed=4)) - logits
+    gamma = estimators.conditional_gumbel(logits, cluster, exponential(N, K, seed=4)) - logits
     for k in range(K):
         assert stats.kstest(gamma[:, k].numpy(), "gumbel_r").pvalue > SIGNIFICANT
     correlation = torch.corrcoef(gamma.T) - torch.eye(K).double()
@@ -258,7 +259,7 @@ def test_conditional_gumbel_is_gumbel_noise_selected_by_its_argmax(c):
     kept = plain[plain.argmax(1) == c]
     assert len(kept) > 2000
     cluster = torch.full((20_000,), c)
-    conditional = sampling.conditional_gumbel(
+    conditional = estimators.conditional_gumbel(
         logits.expand(20_000, 4), cluster, exponential(20_000, 4, seed=6)
     )
     for k in range(4):
@@ -269,13 +270,14 @@ def test_conditional_gumbel_is_gumbel_noise_selected_by_its_argmax(c):
 
 
 def test_own_noise_has_the_promised_laws():
-    uniforms = sampling.uniform_noise(40_000, torch.device("cpu"), generator(0))
+    uniforms, seed = sampling.draw_randomness(40_000, torch.device("cpu"), generator(0))
+    assert seed.dtype == torch.int64
     assert uniforms.dtype == torch.float64
     assert uniforms.min() >= 0
     assert uniforms.max() < 1
     assert stats.kstest(uniforms.numpy(), "uniform").pvalue > SIGNIFICANT
     for dtype in (torch.float32, torch.float64):
-        noise = sampling.exponential_noise(torch.empty(4000, 10, dtype=dtype), generator(1))
+        noise = reference.exponential_noise(seed, 0, 0, torch.empty(4000, 10, dtype=dtype))
         assert noise.dtype == dtype
         assert noise.shape == (4000, 10)
         assert noise.min() > 0

@@ -192,16 +192,16 @@ FUNCTIONS = [
     (
         lambda: coarsen_edges(EDGES, CLUSTER, 3_037_000_500),
         ValueError,
-        "the number of supernodes must be in [0, 3037000499]",
+        "num_supernodes must be in [0, 3037000499]",
     ),
     (lambda: unpool(X, CLUSTER + 3), ValueError, "cluster must lie in [0, 4), the supernodes"),
     (lambda: unpool(X, X[0]), TypeError, "cluster must be int64"),
     (lambda: unpool(X.tolist(), CLUSTER), TypeError, "x must be a tensor [K', ...]; got list"),
-    (lambda: coarsen_nodes(X, CLUSTER, 2.0), TypeError, "number of supernodes must be an int"),
-    (lambda: coarsen_nodes(X, CLUSTER, -1), ValueError, "the number of supernodes must be in [0,"),
-    (lambda: coarsen_edges(EDGES, CLUSTER, 2.0), TypeError, "number of supernodes must be an int"),
+    (lambda: coarsen_nodes(X, CLUSTER, 2.0), TypeError, "num_supernodes must be an int"),
+    (lambda: coarsen_nodes(X, CLUSTER, -1), ValueError, "num_supernodes must be in [0,"),
+    (lambda: coarsen_edges(EDGES, CLUSTER, 2.0), TypeError, "num_supernodes must be an int"),
     (
-        lambda: GumbelPool(3, 2)(X, EDGES).unpool(X[:1]),
+        lambda: GumbelPool(3, 2)(X, EDGES).unpool(X[:0]),
         ValueError,
         "x must have as many rows as the pooled graph",
     ),
@@ -307,7 +307,7 @@ def test_a_head_of_the_wrong_size_or_place_is_named(layer):
     with pytest.raises(ValueError, match="lin must map in_channels, 3, to num_clusters, 2; got"):
         pool(X, EDGES)
     pool.lin = torch.nn.Sequential(torch.nn.Linear(3, 5))
-    with pytest.raises(ValueError, match=r"logits must have shape \[N, 2\]; got \[4, 5\]"):
+    with pytest.raises(ValueError, match=r"lin\(x\) must have shape \[4, 2\]; got \[4, 5\]"):
         pool(X, EDGES)
     with pytest.raises(ValueError, match="lin must be on the device of x, cpu; got meta"):
         layer(3, 2).to("meta")(X, EDGES)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import ESTIMATORS, downstream, exponential, injected, make_batch, rand, randn
+from conftest import ESTIMATORS, downstream, injected, make_batch, rand, randn
 
 from gumbelpool import (
     GumbelPool,
@@ -14,7 +14,6 @@ from gumbelpool import (
     sample_clusters,
     unpool,
 )
-from gumbelpool.estimators import RAO_SAMPLES
 
 ALL = ("link", "entropy", "balance")
 NO_EDGES = torch.empty(2, 0, dtype=torch.long)
@@ -71,7 +70,7 @@ def test_forward_and_backward_of_degenerate_input(
     assert out.edge_attr.shape == (len(out.edge_weight), 2)
     assert out.cluster.shape == (N,)
     if not drop_empty:
-        assert len(out.x) == B * K
+        assert len(out.x) == (B if "ratio" in options else B * K)  # at the largest ratio here
     for value in (out.x, out.edge_weight, out.edge_attr, *out.losses.values()):
         assert torch.isfinite(value).all()
     for leaf in (x, weight, attr, *pool.parameters()):
@@ -195,9 +194,7 @@ def test_lower_precision_agrees_with_float64(dtype, tolerance, estimator):
     for kind in (torch.float64, dtype):
         pool = GumbelPool(3, 4, estimator=estimator, losses=ALL).to(kind)
         leaf = logits.to(kind).requires_grad_()
-        draws = {"gumbel": 1, "gumbel_rao": RAO_SAMPLES}.get(estimator, 0)
-        noise = [exponential(21, 4, seed=m) for m in range(draws)]
-        with injected(torch.linspace(0.03, 0.97, 21).double(), noise):
+        with injected(torch.linspace(0.03, 0.97, 21).double(), seed=7):
             out = pool(x.to(kind), batch.edge_index, weight.to(kind), batch.batch, logits=leaf)
             (
                 out.x.sin().sum().double() + out.edge_weight.sin().sum().double() + out.loss

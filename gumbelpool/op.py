@@ -1,0 +1,147 @@
+"""The streamed pool as one pure operator, for eager and compiled models alike.
+
+Everything that is random goes in, as ``uniform`` and ``seed``. Output shapes depend on the data,
+and so do the loops inside; a compiled model keeps the operator whole.
+"""
+
+from typing import Any, get_type_hints
+
+import torch
+from torch import Tensor
+
+from gumbelpool.core import Plan, Pooled, PooledGradients, narrowest_dtype
+from gumbelpool.core import pool_backward as backward
+from gumbelpool.core import pool_forward as forward
+from gumbelpool.inputs import Inputs, check_data
+
+_TYPES = {
+    Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool",
+    str: "str", list[str]: "str[]",
+}  # fmt: skip
+
+
+def _schema(*types: type) -> str:
+    """The fields of some types, as an operator's schema has them."""
+    fields = [field for each in types for field in get_type_hints(each).items()]
+    return ", ".join(f"{_TYPES[kind]} {name}" for name, kind in fields)
+
+
+def _renamed(schema: str, prefix: str) -> str:
+    return ", ".join(f"{kind} {prefix}{name}" for kind, name in map(str.split, schema.split(", ")))
+
+
+_INPUTS, _SETTINGS = len(Inputs._fields), len(Plan._fields)
+torch.library.define(
+    "gumbelpool::pool",
+    f"({_schema(Inputs, Plan)}) -> ({', '.join(['Tensor'] * len(Pooled._fields))})",
+)
+torch.library.define(
+    "gumbelpool::pool_backward",
+    f"({_renamed(_schema(PooledGradients), 'grad_')}, {_schema(Inputs, Plan)}, Tensor local, "
+    "Tensor pooled_edge_index, bool[] needs) -> Tensor[]",
+)
+
+
+@torch.library.impl("gumbelpool::pool", "CompositeExplicitAutograd")
+def _pool(*arguments: Any) -> tuple[Tensor, ...]:  # noqa: ANN401 - the fields, by the schema
+    inputs, plan = Inputs(*arguments[:_INPUTS]), Plan(*arguments[_INPUTS:])
+    check_data(inputs)
+    with torch.autocast(inputs.x.device.type, enabled=False):
+        return forward(plan, inputs)
+
+
+@torch.library.register_fake("gumbelpool::pool")
+def _(*arguments: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    inputs, plan = Inputs(*arguments[:_INPUTS]), Plan(*arguments[_INPUTS:])
+    x, batch, num_graphs, K = inputs.x, inputs.batch, inputs.num_graphs, plan.num_clusters
+    context = torch.library.get_ctx()
+    num_edges, num_supernodes = context.new_dynamic_size(), num_graphs * K
+    if plan.drop_empty or inputs.limit is not None:
+        num_supernodes = context.new_dynamic_size()
+    channels = 0 if inputs.edge_attr is None else inputs.edge_attr.size(1)
+    sums = {"dtype": torch.float64}
+    return Pooled(
+        x=x.new_empty(num_supernodes, x.size(1), dtype=inputs.dtype),
+        size=x.new_empty(num_supernodes, dtype=inputs.dtype),
+        edge_weight=x.new_empty(num_edges, dtype=inputs.dtype),
+        edge_attr=x.new_empty(num_edges, channels, dtype=inputs.dtype),
+        agreement=x.new_empty(num_graphs, **sums),
+        entropy=x.new_empty(num_graphs, **sums),
+        usage=x.new_empty(num_graphs, K, **sums),
+        edge_index=batch.new_empty(2, num_edges),
+        cluster=batch.new_empty(x.size(0)),
+        supernode=batch.new_empty(num_supernodes),
+        local=batch.new_empty(x.size(0), dtype=narrowest_dtype(K)),
+    )
+
+
+@torch.library.impl("gumbelpool::pool_backward", "CompositeExplicitAutograd")
+def _pool_backward(*arguments: Any) -> list[Tensor]:  # noqa: ANN401
+    grad, inputs, plan, (local, edge_index, needs) = _backward_arguments(arguments)
+    with torch.autocast(inputs.x.device.type, enabled=False):
+        gradients = backward(plan, inputs, (local, edge_index), grad, Inputs(*needs))
+    return [
+        torch.zeros_like(tensor) if gradient is None else gradient.contiguous()
+        for tensor, gradient, need in zip(inputs, gradients, needs, strict=True)
+        if need
+    ]
+
+
+@torch.library.register_fake("gumbelpool::pool_backward")
+def _(*arguments: Any) -> list[Tensor]:  # noqa: ANN401
+    _, inputs, _, (_, _, needs) = _backward_arguments(arguments)
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor, need in zip(inputs, needs, strict=True)
+        if need
+    ]
+
+
+def _backward_arguments(
+    arguments: tuple[Any, ...],
+) -> tuple[PooledGradients, Inputs, Plan, tuple[Any, ...]]:
+    first = len(PooledGradients._fields)
+    second = first + _INPUTS
+    third = second + _SETTINGS
+    return (
+        PooledGradients(*arguments[:first]),
+        Inputs(*arguments[first:second]),
+        Plan(*arguments[second:third]),
+        arguments[third:],
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+    pooled = Pooled(*output)
+    ctx.plan = inputs[_INPUTS:]
+    saved = Inputs(*inputs[:_INPUTS])._replace(uniform=None)  # the draw is in local
+    ctx.save_for_backward(*saved, pooled.local, pooled.edge_index)
+    ctx.mark_non_differentiable(*pooled[len(PooledGradients._fields) :])
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    *inputs, local, edge_index = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:_INPUTS])
+    gradients = iter(
+        torch.ops.gumbelpool.pool_backward(
+            *grads[: len(PooledGradients._fields)], *inputs, *ctx.plan, local, edge_index, needs
+        )
+    )
+    return (*(next(gradients) if need else None for need in needs), *(None for _ in ctx.plan))
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> tuple[None, ...]:  # noqa: ANN401
+    raise RuntimeError(
+        "GumbelPool has no second derivative: its straight-through gradient is not that of a "
+        "function which could be differentiated again; leave out create_graph=True"
+    )
+
+
+torch.library.register_autograd("gumbelpool::pool", _autograd, setup_context=_setup_context)
+torch.library.register_autograd("gumbelpool::pool_backward", _no_second_derivative)
+
+
+def pool(plan: Plan, inputs: Inputs) -> Pooled:
+    """Draws, pools and coarsens, in at least float32."""
+    return Pooled(*torch.ops.gumbelpool.pool(*inputs, *plan))
