@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +35,34 @@ def measure(
     graphs: Path | None,
     limit_gib: float,
     timeout: float,
-    start_in: Path = ROOT,
-    environment: Mapping[str, str] | None = None,
+    package: Path | None = None,
 ) -> dict[str, Any]:
     """One measurement; a failure is a result too, and says what happened.
 
-    The package that is measured is the one that a Python started in `start_in` imports.
+    Args:
+        case: On what.
+        peer: Of what.
+        threads: Of the process.
+        graphs: The file of the case's graphs; without one they are generated.
+        limit_gib: Memory that the process may take.
+        timeout: Seconds that it may take.
+        package: A folder with a gumbelpool/ to measure in place of the one that is installed.
     """
-    command = [sys.executable, "-m", "benchmarks.speed.worker", case, peer]
+    python, environment = [sys.executable], dict(os.environ)
+    if package is not None:
+        # Without site, no editable installation answers in place of the folder.
+        python.append("-S")
+        paths = [str(package), str(ROOT), *filter(None, sys.path)]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [*python, "-m", "benchmarks.speed.worker", case, peer]
     command += ["--threads", str(threads), "--limit-gib", str(limit_gib)]
     if graphs is not None:
         command += ["--graphs", str(graphs.resolve())]
-    given = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     try:
         done = subprocess.run(
-            command, cwd=start_in, env={**os.environ, **(environment or {}), **given},
-            capture_output=True, text=True, timeout=timeout,
+            command, cwd=package or ROOT, env=environment, capture_output=True, text=True,
+            timeout=timeout,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"failed": f"takes more than {timeout:g} s"}

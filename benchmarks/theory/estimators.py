@@ -16,30 +16,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torch_geometric.utils import scatter, to_undirected
 from tqdm import tqdm
 
-from gumbelpool import GumbelPool
+from gumbelpool.core import Plan
 from gumbelpool.estimators import ESTIMATORS
+from gumbelpool.inputs import read_inputs
+from gumbelpool.op import pool
 
 from ..common import DOCS, replace_section
 
 NODES, CLUSTERS, CHANNELS = 5, 3, 4
 SETTINGS = [(name, tau) for name in ESTIMATORS for tau in (0.5, 1.0, 2.0)]
-
-
-class Uniforms(TorchFunctionMode):
-    """Inside, ``torch.rand`` gives these numbers: the layer then draws what is wanted."""
-
-    def __init__(self, numbers: Tensor) -> None:
-        super().__init__()
-        self.numbers = numbers
-
-    def __torch_function__(self, function, types, arguments=(), options=None):  # noqa: ANN001, ANN204
-        if function is torch.rand:
-            return self.numbers
-        return function(*arguments, **(options or {}))
 
 
 class Problem:
@@ -103,21 +91,25 @@ class Problem:
         return exact, torch.autograd.grad(soft, logits)[0]
 
     def estimates(self, estimator: str, tau: float) -> Tensor:
-        """The layer's gradient for every draw, [K^N, N, K]."""
+        """The gradient of the layer's operator for every draw, [K^N, N, K]."""
         copies = len(self.draws)
-        pool = GumbelPool(
-            CHANNELS, CLUSTERS, estimator=estimator, tau=tau, losses=(), drop_empty=False
-        ).double()
         logits = self.logits.repeat(copies, 1).requires_grad_()
         offset = NODES * torch.arange(copies).repeat_interleave(self.edge_index.size(1))
+        edge_index = self.edge_index.repeat(1, copies) + offset
         batch = torch.arange(copies).repeat_interleave(NODES)
+        inputs = read_inputs(
+            self.x.repeat(copies, 1), (edge_index, None, None), batch, copies, logits, None,
+            CHANNELS, CLUSTERS,
+        )  # fmt: skip
         # The middle of the interval of uniforms that give the wanted cluster.
         upper = self.logits.softmax(-1).cumsum(-1).repeat(copies, 1)
         lower = torch.cat([torch.zeros(copies * NODES, 1).double(), upper[:, :-1]], dim=1)
         middle = ((lower + upper) / 2).gather(1, self.draws.view(-1, 1)).squeeze(1)
-        x, edge_index = self.x.repeat(copies, 1), self.edge_index.repeat(1, copies) + offset
-        with Uniforms(middle):
-            out = pool(x, edge_index, batch=batch, logits=logits, batch_size=copies)
+        plan = Plan(
+            CLUSTERS, estimator, tau, drop_empty=False, remove_self_loops=False, losses=[],
+            block_size=1024,
+        )  # fmt: skip
+        out = pool(plan, inputs._replace(uniform=middle, seed=torch.randint(2**62, ())))
         assert torch.equal(out.cluster % CLUSTERS, self.draws.flatten())
         self.score(out.x, out.edge_index, out.edge_weight).sum().backward()
         assert logits.grad is not None
