@@ -9,7 +9,7 @@ FUZZ_CALLS ?= 100000
 .PHONY: demo test check lint fuzz bench study test-sparse clean
 
 demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
-	$(BIN)/python examples/tu_classification.py --out runs/demo
+	$(BIN)/python -m examples.classification --out runs/demo
 
 test: $(VENV)/.test ## all tests
 	$(BIN)/python -m pytest $(TESTS)
@@ -26,10 +26,10 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench ## every peer and case, hours: docs/results.md; BENCH="--cases wide --rounds 1" for less
-	$(BIN)/python benchmarks/bench.py $(BENCH)
+	$(BIN)/python -m benchmarks.speed.bench $(BENCH)
 
 study: $(VENV)/.bench ## every pooler on every dataset, hours, resumable; STUDY="--root DIR --splits DIR --only main" for less
-	$(BIN)/python benchmarks/study.py $(STUDY)
+	$(BIN)/python -m benchmarks.study $(STUDY)
 
 test-sparse: $(VENV)/.sparse ## the SparseTensor tests; compiles torch-scatter and torch-sparse, ~17 minutes
 	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest -W error tests/test_adjacency.py tests/test_packaging.py

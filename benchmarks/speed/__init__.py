@@ -1,0 +1,1 @@
+"""Time and memory, of this library and of its peers."""

@@ -1,0 +1,77 @@
+"""A measurement is a process of its own: how it is started, and what becomes of its answer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common import ROOT
+from .cases import CASES
+
+PACKAGES = {"tgp": "torch-geometric-pool"}  # modules that may be missing, and what has them
+
+
+def build_graphs(case: str, folder: Path, root: Path | None) -> Path | None:
+    """Builds the graphs once for all processes; the largest are generated where they are used."""
+    if case == "products":
+        return None
+    file = folder / f"{case}.pt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(vars(CASES[case].build(root)), file.with_suffix(".part"))
+        file.with_suffix(".part").rename(file)
+    return file
+
+
+def measure(
+    case: str,
+    peer: str,
+    *,
+    threads: int,
+    graphs: Path | None,
+    limit_gib: float,
+    timeout: float,
+    package: Path | None = None,
+) -> dict[str, Any]:
+    """One measurement; a failure is a result too, and says what happened.
+
+    Args:
+        case: On what.
+        peer: Of what.
+        threads: Of the process.
+        graphs: The file of the case's graphs; without one they are generated.
+        limit_gib: Memory that the process may take.
+        timeout: Seconds that it may take.
+        package: A folder with a gumbelpool/ to measure in place of the one that is installed.
+    """
+    python, environment = [sys.executable], dict(os.environ)
+    if package is not None:
+        # Without site, no editable installation answers in place of the folder.
+        python.append("-S")
+        paths = [str(package), str(ROOT), *filter(None, sys.path)]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [*python, "-m", "benchmarks.speed.worker", case, peer]
+    command += ["--threads", str(threads), "--limit-gib", str(limit_gib)]
+    if graphs is not None:
+        command += ["--graphs", str(graphs.resolve())]
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    try:
+        done = subprocess.run(
+            command, cwd=package or ROOT, env=environment, capture_output=True, text=True,
+            timeout=timeout,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"failed": f"takes more than {timeout:g} s"}
+    if done.returncode < 0:
+        return {"failed": f"killed by signal {-done.returncode}, most likely for its memory"}
+    if done.returncode > 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        missing = next((name for key, name in PACKAGES.items() if f"'{key}" in last), None)
+        if missing is not None and "ModuleNotFoundError" in last:
+            return {"failed": f"{missing} is not installed"}
+        return {"failed": last}
+    return json.loads(done.stdout.splitlines()[-1])

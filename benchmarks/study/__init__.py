@@ -1,0 +1,1 @@
+"""What sampling gains and costs in accuracy: every pooler on every dataset."""

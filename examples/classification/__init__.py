@@ -1,0 +1,1 @@
+"""Train and test a graph classifier with a pooling layer of your choice: see ``--help``."""
