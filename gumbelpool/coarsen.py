@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
-from gumbelpool.rows.reference import split_keys
+from gumbelpool.rows.merging import split_keys
 from gumbelpool.validation import (
     check_bool,
     check_cluster,

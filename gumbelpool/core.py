@@ -24,97 +24,12 @@ from torch.profiler import record_function
 
 from gumbelpool import rows
 from gumbelpool.coarsen import count_rows
+from gumbelpool.edges import EdgeBlocks, Tables
 from gumbelpool.inputs import Inputs
-from gumbelpool.rows.reference import Estimate, Table, index_dtype, split_keys
+from gumbelpool.plan import Plan, Pooled, PooledGradients, narrowest_dtype
+from gumbelpool.rows.merging import split_keys
+from gumbelpool.rows.reference import Estimate, Table
 from gumbelpool.validation import check_rows
-
-FILL = 16  # a table may have this many times more entries than are not zero
-SMALL = 1 << 16  # or this many entries in any case
-
-
-class Plan(NamedTuple):
-    """The settings of one forward pass.
-
-    Attributes:
-        num_clusters: K.
-        estimator: A name in ``ESTIMATORS``.
-        tau: Its temperature.
-        drop_empty: Whether supernodes without members are left out.
-        remove_self_loops: Whether pooled self-loops are left out.
-        losses: The names of the losses, so that no statistic is computed in vain.
-        block_size: Rows per block.
-    """
-
-    num_clusters: int
-    estimator: str
-    tau: float
-    drop_empty: bool
-    remove_self_loops: bool
-    losses: list[str]
-    block_size: int
-
-
-class Pooled(NamedTuple):
-    """What comes out; every float tensor is differentiable.
-
-    Attributes:
-        x: Sums of the members' features, ``[K', F]``.
-        size: Number of members, ``[K']``, float.
-        edge_weight: Sums of the merged edges' weights, ``[E']``.
-        edge_attr: Sums of the merged edges' features, ``[E', D]``, or ``[E', 0]``.
-        agreement: Σ_ij A_ij [c_i=c_j] − ½ Σ_{i≠j} [c_i=c_j] of each graph, ``[B]``, float64.
-        entropy: Σ_i H(p_i) of each graph, ``[B]``, float64.
-        usage: Σ_i p_i of each graph, ``[B, K]``, float64.
-        edge_index: ``[2, E']``.
-        cluster: Row of ``x`` of each node, ``[N]``.
-        supernode: graph · K + cluster of each row of ``x``, ``[K']``, ascending.
-        num_edges: Edges of each graph, ``[B]``, float64.
-        local: Cluster of each node, ``[N]``, in [0, K), as narrow integers.
-    """
-
-    x: Tensor
-    size: Tensor
-    edge_weight: Tensor
-    edge_attr: Tensor
-    agreement: Tensor
-    entropy: Tensor
-    usage: Tensor
-    edge_index: Tensor
-    cluster: Tensor
-    supernode: Tensor
-    num_edges: Tensor
-    local: Tensor
-
-
-class PooledGradients(NamedTuple):
-    """Gradients of the differentiable fields of :class:`Pooled`, each ``None`` where unused."""
-
-    x: Tensor | None
-    size: Tensor | None
-    edge_weight: Tensor | None
-    edge_attr: Tensor | None
-    agreement: Tensor | None
-    entropy: Tensor | None
-    usage: Tensor | None
-
-
-def rows_per_block(num_columns: int, device: torch.device) -> int:
-    """How many rows of ``num_columns`` entries make a block of the streamed computation.
-
-    On a CPU a few blocks fit the second-level cache, yet have rows enough for matrix products; on
-    an accelerator a block is large enough to keep it busy.
-    """
-    if device.type == "cpu":
-        return max(96, (1 << 18) // max(num_columns, 16))
-    return max(1, (1 << 25) // max(num_columns, 1))
-
-
-def narrowest_dtype(bound: int) -> torch.dtype:
-    """The narrowest dtype that holds the integers below ``bound``."""
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if bound <= torch.iinfo(dtype).max + 1:
-            return dtype
-    return torch.int64
 
 
 def _stage(name: str) -> AbstractContextManager[object]:
@@ -418,9 +333,9 @@ class _AssignmentGradient:
 
         num_rows = min(plan.block_size, inputs.x.size(0))
         self.memory = inputs.x.new_empty(num_rows, plan.num_clusters, dtype=self.dtype)
-        self.edges = _Edges(plan, inputs) if inputs.edge_index.size(1) > 0 else None
+        self.edges = EdgeBlocks(plan, inputs) if inputs.edge_index.size(1) > 0 else None
         self.channels: list[tuple[Tensor | None, tuple[Table, Table]]] = []
-        tables = _Tables(plan, inputs, nodes, edge_index)
+        tables = Tables(plan, inputs, nodes.supernode, edge_index)
         if grad.edge_weight is not None or self.agreement is not None:
             both = tables.of(grad.edge_weight, self.agreement)
             self.channels.append((inputs.edge_weight, both))
@@ -472,97 +387,3 @@ class _AssignmentGradient:
             torch.mm(x, matrix.t(), out=g)
         else:
             torch.addmm(shared, x, matrix.t(), out=g)
-
-
-class _Edges:
-    """The edges by the block that the node at one of their ends is in, 0 for the source."""
-
-    def __init__(self, plan: Plan, inputs: Inputs) -> None:
-        self.edge_index, self.block_size = inputs.edge_index, plan.block_size
-        self.order: list[Tensor | None] = [None, None]
-        self.bounds: list[list[int]] = []
-        num_nodes = inputs.x.size(0)
-        if num_nodes <= plan.block_size:
-            return
-        first = torch.arange(0, num_nodes + plan.block_size, plan.block_size)
-        first = first.to(self.edge_index.device)
-        for end, near in enumerate(self.edge_index):
-            if not bool((near[1:] >= near[:-1]).all()):
-                near, order = near.to(index_dtype(num_nodes)).sort()
-                self.order[end] = order.to(index_dtype(near.numel()))
-            self.bounds.append(torch.searchsorted(near, first.to(near.dtype)).tolist())
-
-    def of(self, block: slice, end: int) -> tuple[Tensor, Tensor, slice | Tensor | None]:
-        """The near and far nodes of a block's edges, and which edges these are; None for all."""
-        near, far = self.edge_index[end], self.edge_index[1 - end]
-        if not self.bounds:
-            return near, far, None
-        index, order = block.start // self.block_size, self.order[end]
-        own = slice(*self.bounds[end][index : index + 2])
-        if order is None:
-            return near[own], far[own], own
-        edges = order[own].long()
-        return near.index_select(0, edges), far.index_select(0, edges), edges
-
-
-class _Tables:
-    """The gradient G of the pooled edges, as tables by the slot at an edge's far end."""
-
-    def __init__(self, plan: Plan, inputs: Inputs, nodes: _Assignment, edge_index: Tensor) -> None:
-        self.K, self.num_graphs = plan.num_clusters, inputs.num_graphs
-        self.supernode, (self.source, self.target) = nodes.supernode, edge_index
-        self.num_slots = self.num_graphs * self.K
-
-    def of(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
-        """The tables for an edge's source and for its target.
-
-        Args:
-            grad: Gradient of the pooled edges' values, ``[E']``, if any.
-            agreement: Gradient of the agreement that the link loss is made of, ``[B]``, if any: on
-                the whole diagonal.
-        """
-        num_entries = 0 if grad is None else grad.numel()
-        if (self.num_slots + self.num_graphs) * self.K <= max(SMALL, FILL * num_entries):
-            return self._dense(grad, agreement)
-        return self._sparse(grad, agreement)
-
-    def _dense(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
-        K, B = self.K, self.num_graphs
-        like = grad if grad is not None else agreement
-        assert like is not None
-        tables = like.new_zeros(2, self.num_slots + B, K)
-        columns, matrix = (table[: self.num_slots].view(B, K, K) for table in tables)
-        if grad is not None:
-            matrix.view(-1).index_copy_(0, self.source * K + self.target % K, grad)
-            tables[0, self.num_slots :] = matrix.diagonal(dim1=1, dim2=2)
-        if agreement is not None:
-            matrix.diagonal(dim1=1, dim2=2).add_(agreement.unsqueeze(1))
-        columns.copy_(matrix.transpose(1, 2))
-        first, second = (Table(table, None, None, self.num_slots) for table in tables)
-        return first, second
-
-    def _sparse(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
-        K = self.K
-        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
-        if grad is not None:
-            inside = (self.source == self.target).nonzero().squeeze(1)
-            loops = self.source.index_select(0, inside)
-            own = grad.index_select(0, inside)
-            parts[0] += [
-                (self.target, self.source % K, grad),
-                (self.num_slots + loops // K, loops % K, own),
-            ]
-            parts[1] += [(self.source, self.target % K, grad)]
-        if agreement is not None:
-            diagonal = agreement.index_select(0, self.supernode // K)
-            for part in parts:
-                part.append((self.supernode, self.supernode % K, diagonal))
-        first, second = (self._by_row(part) for part in parts)
-        return first, second
-
-    def _by_row(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Table:
-        row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
-        row, order = row.sort(stable=True)
-        every = torch.arange(self.num_slots + self.num_graphs + 1, device=row.device)
-        pointer = torch.searchsorted(row, every)
-        return Table(value[order], pointer, column[order], self.num_slots)

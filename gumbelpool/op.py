@@ -9,10 +9,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from gumbelpool.core import Plan, Pooled, PooledGradients, narrowest_dtype
-from gumbelpool.core import pool_backward as backward
-from gumbelpool.core import pool_forward as forward
+from gumbelpool.core import pool_backward, pool_forward
 from gumbelpool.inputs import Inputs, check_data
+from gumbelpool.plan import Plan, Pooled, PooledGradients, narrowest_dtype
 
 _TYPES = {
     Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool",
@@ -47,7 +46,7 @@ def run(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, plan = Inputs(*arguments[:_INPUTS]), Plan(*arguments[_INPUTS:])
     check_data(inputs)
     with torch.autocast(inputs.x.device.type, enabled=False):
-        return forward(plan, inputs)
+        return pool_forward(plan, inputs)
 
 
 @torch.library.register_fake("gumbelpool::pool")  # type: ignore[untyped-decorator]
@@ -80,7 +79,7 @@ def run_backward(*arguments: Any) -> list[Tensor]:
     """What ``gumbelpool::pool_backward`` does: the gradients of the inputs that need one."""
     grad, inputs, plan, (local, edge_index, needs) = _backward_arguments(arguments)
     with torch.autocast(inputs.x.device.type, enabled=False):
-        gradients = backward(plan, inputs, (local, edge_index), grad, Inputs(*needs))
+        gradients = pool_backward(plan, inputs, (local, edge_index), grad, Inputs(*needs))
     return [
         torch.zeros_like(tensor) if gradient is None else gradient.contiguous()
         for tensor, gradient, need in zip(inputs, gradients, needs, strict=True)

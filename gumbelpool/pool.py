@@ -8,10 +8,10 @@ from torch_geometric.typing import Adj
 
 from gumbelpool import op
 from gumbelpool.base import ClusterPool
-from gumbelpool.core import Plan, Pooled, rows_per_block
 from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
+from gumbelpool.plan import Plan, Pooled, rows_per_block
 from gumbelpool.sampling import draw_randomness
 from gumbelpool.validation import check_generator, check_head, check_not_transformed
 

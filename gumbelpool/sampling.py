@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gumbelpool import rows
-from gumbelpool.core import rows_per_block
+from gumbelpool.plan import rows_per_block
 from gumbelpool.validation import check_generator, check_logits, check_rows
 
 

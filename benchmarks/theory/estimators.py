@@ -19,7 +19,7 @@ from torch import Tensor
 from torch_geometric.utils import scatter, to_undirected
 from tqdm import tqdm
 
-from gumbelpool.core import Plan
+from gumbelpool.plan import Plan
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.inputs import read_inputs
 from gumbelpool.op import pool

@@ -13,7 +13,8 @@ from torch import Tensor
 import gumbelpool.rows._native as _native
 from gumbelpool.estimators import GST_GAP, RAO_SAMPLES
 from gumbelpool.rows import reference
-from gumbelpool.rows.reference import Estimate, Table, bucket_limit
+from gumbelpool.rows.merging import bucket_limit
+from gumbelpool.rows.reference import Estimate, Table
 
 FLOATS = (torch.float32, torch.float64)
 INTEGERS = (torch.int32, torch.int64)

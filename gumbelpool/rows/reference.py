@@ -10,9 +10,21 @@ import torch
 from torch import Tensor
 
 from gumbelpool.estimators import ESTIMATORS, softmax_vjp
+from gumbelpool.rows.merging import chunk_size, merge_edges, sum_rows
+from gumbelpool.rows.noise import exponential_noise
 
-CHUNK = 1 << 20  # edges, or entries of a temporary, that are looked at together on a CPU
-SMALL = 1 << 16  # buckets that cost nothing worth a sort
+__all__ = [
+    "Estimate",
+    "Table",
+    "add_edges_",
+    "exponential_noise",
+    "merge_edges",
+    "multiply_rows_",
+    "row_gradient_",
+    "sample_rows",
+    "sum_rows",
+]
+
 TILE = 32  # rows of one graph that go into one product of a batch of products
 
 
@@ -38,14 +50,6 @@ class Table(NamedTuple):
     pointer: Tensor | None
     column: Tensor | None
     num_slots: int
-
-
-def chunk_size(like: Tensor, width: int = 1) -> int:
-    """How many rows of ``width`` entries a temporary may have."""
-    return max(1, (CHUNK if like.is_cpu else CHUNK << 5) // max(width, 1))
-
-
-# --- the draw -----------------------------------------------------------------------------------
 
 
 def sample_rows(
@@ -85,151 +89,6 @@ def sample_rows(
     # Below one by more than a rounding, so that its product with a total is below that total.
     target = uniform.clamp(max=1 - 2.0**-52).unsqueeze(1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).masked_fill_(bad, -1)
-
-
-# --- merging and summing ------------------------------------------------------------------------
-
-
-def merge_edges(
-    edge_index: Tensor,
-    major: Tensor,
-    minor: Tensor,
-    num_major: int,
-    num_minor: int,
-    positions: bool = True,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Finds the distinct keys (major of the source) · num_minor + (minor of the target).
-
-    Where possible keys are few, edges are counted into a bucket for each, which sorts nothing.
-    Elsewhere the keys are sorted, as the narrowest integers that hold them all. The choice depends
-    on sizes alone.
-
-    Args:
-        edge_index: ``[2, E]``, int64.
-        major: An id for each node as a source, ``[N]``, int64, in [0, num_major).
-        minor: An id for each node as a target, ``[N]``, int64, in [0, num_minor).
-        num_major: Bound of ``major``.
-        num_minor: Bound of ``minor``.
-        positions: Whether the position of each edge is asked for.
-
-    Returns:
-        The distinct keys, ascending, ``[E']``; how many edges have each, ``[E']``; and the position
-        among them of each edge, ``[E]``, or ``None``: each int32 where that holds them all.
-    """
-    num_keys, num_edges = num_major * num_minor, edge_index.size(1)
-    if num_keys <= bucket_limit(num_edges):
-        return _merge_in_buckets(edge_index, major, minor, num_keys, num_minor, positions)
-    dtype = index_dtype(num_edges + 1)
-    if index_dtype(num_keys) == torch.int32:
-        key = _keys(edge_index, major.int(), minor.int(), num_minor, slice(None))
-        key, order = key.sort()
-        order = order.to(dtype) if positions else order[:0]
-    else:
-        key, order = _sort_twice(edge_index, major, minor, num_major, num_minor)
-    key, count = torch.unique_consecutive(key, return_counts=True)
-    count = count.to(dtype)
-    if not positions:
-        return key, count, None
-    each = torch.repeat_interleave(count, output_size=num_edges)
-    position = torch.empty_like(order)
-    for start in range(0, num_edges, chunk_size(key)):
-        own = slice(start, start + chunk_size(key))
-        position[order[own].long()] = each[own].to(dtype)
-    return key, count, position
-
-
-def bucket_limit(num_edges: int) -> int:
-    """How many keys may have a bucket each: twice the edges still take less memory than they."""
-    return max(2 * num_edges, SMALL)
-
-
-def index_dtype(bound: int) -> torch.dtype:
-    """The narrowest dtype that holds the integers below ``bound`` and that indexes a tensor."""
-    return torch.int32 if bound <= 2**31 else torch.int64
-
-
-def _keys(
-    edge_index: Tensor, major: Tensor, minor: Tensor, num_minor: int, edges: slice | Tensor
-) -> Tensor:
-    source, target = edge_index
-    key = major.index_select(0, source[edges])
-    return key.mul_(num_minor).add_(minor.index_select(0, target[edges]))
-
-
-def _merge_in_buckets(
-    edge_index: Tensor, major: Tensor, minor: Tensor, num_keys: int, num_minor: int, positions: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    num_edges, size = edge_index.size(1), chunk_size(edge_index)
-    chunks = [slice(start, start + size) for start in range(0, num_edges, size)]
-    dtype = index_dtype(max(num_keys, num_edges + 1))
-    major, minor = major.to(dtype), minor.to(dtype)
-    bucket = torch.zeros(num_keys, dtype=dtype, device=edge_index.device)
-    one = bucket.new_ones(1)
-    for edges in chunks:
-        key = _keys(edge_index, major, minor, num_minor, edges)
-        bucket.index_add_(0, key, one.expand(key.numel()))
-    key = bucket.nonzero().squeeze(1).to(dtype)
-    count = bucket.index_select(0, key)
-    if not positions:
-        return key, count, None
-    bucket.index_copy_(0, key.long(), torch.arange(key.numel(), dtype=dtype, device=key.device))
-    position = torch.empty(num_edges, dtype=dtype, device=key.device)
-    for edges in chunks:
-        own = _keys(edge_index, major, minor, num_minor, edges)
-        torch.index_select(bucket, 0, own, out=position[edges])
-    return key, count, position
-
-
-def _sort_twice(
-    edge_index: Tensor, major: Tensor, minor: Tensor, num_major: int, num_minor: int
-) -> tuple[Tensor, Tensor]:
-    """All keys in ascending order, and the edge that each is of.
-
-    Two sorts of narrow integers, by the minor and then by the major, take less memory than one.
-    """
-    source, target = edge_index
-    dtype = index_dtype(edge_index.size(1) + 1)
-    narrow = minor.to(index_dtype(num_minor)).index_select(0, target)
-    order = narrow.sort().indices.to(dtype)
-    del narrow
-    narrow = major.to(index_dtype(num_major)).index_select(0, source.index_select(0, order))
-    order = order.index_select(0, narrow.sort(stable=True).indices)
-    del narrow
-    key = torch.empty(order.numel(), dtype=torch.int64, device=order.device)
-    for start in range(0, order.numel(), chunk_size(key)):
-        own = slice(start, start + chunk_size(key))
-        key[own] = _keys(edge_index, major, minor, num_minor, order[own].long())
-    return key, order
-
-
-def split_keys(key: Tensor, num_minor: int) -> Tensor:
-    """Keys taken apart, (major, minor), ``[2, E']`` int64."""
-    pairs = torch.empty(2, key.numel(), dtype=torch.int64, device=key.device)
-    torch.div(key, max(num_minor, 1), rounding_mode="floor", out=pairs[0])
-    torch.add(key, pairs[0], alpha=-num_minor, out=pairs[1])
-    return pairs
-
-
-def sum_rows(values: Tensor, index: Tensor, num_rows: int) -> Tensor:
-    """Sums the rows of ``values`` that share an ``index``.
-
-    Args:
-        values: ``[M, ...]``, of any floating dtype.
-        index: ``[M]``, int32 or int64, in [0, num_rows).
-        num_rows: Rows of the result.
-
-    Returns:
-        ``[num_rows, ...]`` float64.
-    """
-    total = values.new_zeros((num_rows, *values.shape[1:]), dtype=torch.float64)
-    size = chunk_size(values, values[:1].numel())
-    for start in range(0, values.size(0), size):
-        own = slice(start, start + size)
-        total.index_add_(0, index[own], values[own].double())
-    return total
-
-
-# --- the gradient of the draw -------------------------------------------------------------------
 
 
 def multiply_rows_(
@@ -376,46 +235,3 @@ def row_gradient_(
         each.addcmul_(probability, each.sum(-1, keepdim=True), value=-1)
         total += each.mul_(entropy_slope.index_select(0, batch).unsqueeze(1))
     g.copy_(total)
-
-
-# --- noise --------------------------------------------------------------------------------------
-
-
-def exponential_noise(seed: Tensor, sample: int, first_row: int, like: Tensor) -> Tensor:
-    r"""Exp(1) noise in the shape and dtype of ``like``, a function of (seed, sample, row, column).
-
-    Entry (i, j) is made of the word :math:`h_{ij} = m_i b_j \bmod 2^{32}`, with random odd
-    :math:`m_i` and :math:`b_j`. Given :math:`m_i`, :math:`b_j \mapsto h_{ij}` is a bijection of the
-    odd words, so that the entries of a row are independent and uniform over them: the law of a row
-    is exact, up to float32's own resolution. Any two entries of different rows are independent as
-    well. Never zero, so that its logarithm is finite.
-    """
-    num_rows, num_columns = like.shape
-    index = torch.arange(-num_columns, num_rows, device=like.device)
-    index[num_columns:] += first_row
-    words = _odd_words(seed, sample, index)
-    # Column k has the index −1 − k.
-    words = words[num_columns:].unsqueeze(1) * words[:num_columns].flip(0)
-    uniform = (words >> 1).bitwise_and_(2**31 - 1).to(like.dtype)
-    # In (0, 1): below one by more than float32 rounds the largest words.
-    return uniform.mul_(2.0**-31 * (1 - 2.0**-24)).add_(2.0**-32).log_().neg_()
-
-
-def _odd_words(seed: Tensor, sample: int, index: Tensor) -> Tensor:
-    """The upper halves of SplitMix64 (Steele et al. 2014), made odd, int32."""
-    word = index * _int64(0x9E3779B97F4A7C15) + (seed + _int64(0xD1B54A32D192ED03 * sample))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        word = (word ^ _shifted(word, shift)) * _int64(factor)
-    upper: Tensor = (word ^ _shifted(word, 31)) >> 32
-    return upper.int().bitwise_or_(1)
-
-
-def _shifted(word: Tensor, bits: int) -> Tensor:
-    """The word shifted right with zeros coming in, as if it were unsigned."""
-    shifted: Tensor = (word >> bits).bitwise_and_(2 ** (64 - bits) - 1)
-    return shifted
-
-
-def _int64(value: int) -> int:
-    """The int64 of the same low 64 bits."""
-    return (value + 2**63) % 2**64 - 2**63

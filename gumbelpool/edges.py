@@ -1,0 +1,106 @@
+"""The edges and the gradient of the pooled ones, in the form that the row functions take."""
+
+import torch
+from torch import Tensor
+
+from gumbelpool.inputs import Inputs
+from gumbelpool.plan import Plan
+from gumbelpool.rows.merging import index_dtype
+from gumbelpool.rows.reference import Table
+
+FILL = 16  # a table may have this many times more entries than are not zero
+SMALL = 1 << 16  # or this many entries in any case
+
+
+class EdgeBlocks:
+    """The edges by the block that the node at one of their ends is in, 0 for the source."""
+
+    def __init__(self, plan: Plan, inputs: Inputs) -> None:
+        self.edge_index, self.block_size = inputs.edge_index, plan.block_size
+        self.order: list[Tensor | None] = [None, None]
+        self.bounds: list[list[int]] = []
+        num_nodes = inputs.x.size(0)
+        if num_nodes <= plan.block_size:
+            return
+        first = torch.arange(0, num_nodes + plan.block_size, plan.block_size)
+        first = first.to(self.edge_index.device)
+        for end, near in enumerate(self.edge_index):
+            if not bool((near[1:] >= near[:-1]).all()):
+                near, order = near.to(index_dtype(num_nodes)).sort()
+                self.order[end] = order.to(index_dtype(near.numel()))
+            self.bounds.append(torch.searchsorted(near, first.to(near.dtype)).tolist())
+
+    def of(self, block: slice, end: int) -> tuple[Tensor, Tensor, slice | Tensor | None]:
+        """The near and far nodes of a block's edges, and which edges these are; None for all."""
+        near, far = self.edge_index[end], self.edge_index[1 - end]
+        if not self.bounds:
+            return near, far, None
+        index, order = block.start // self.block_size, self.order[end]
+        own = slice(*self.bounds[end][index : index + 2])
+        if order is None:
+            return near[own], far[own], own
+        edges = order[own].long()
+        return near.index_select(0, edges), far.index_select(0, edges), edges
+
+
+class Tables:
+    """The gradient G of the pooled edges, as tables by the slot at an edge's far end."""
+
+    def __init__(self, plan: Plan, inputs: Inputs, supernode: Tensor, edge_index: Tensor) -> None:
+        self.K, self.num_graphs = plan.num_clusters, inputs.num_graphs
+        self.supernode, (self.source, self.target) = supernode, edge_index
+        self.num_slots = self.num_graphs * self.K
+
+    def of(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+        """The tables for an edge's source and for its target.
+
+        Args:
+            grad: Gradient of the pooled edges' values, ``[E']``, if any.
+            agreement: Gradient of the agreement that the link loss is made of, ``[B]``, if any: on
+                the whole diagonal.
+        """
+        num_entries = 0 if grad is None else grad.numel()
+        if (self.num_slots + self.num_graphs) * self.K <= max(SMALL, FILL * num_entries):
+            return self._dense(grad, agreement)
+        return self._sparse(grad, agreement)
+
+    def _dense(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+        K, B = self.K, self.num_graphs
+        like = grad if grad is not None else agreement
+        assert like is not None
+        tables = like.new_zeros(2, self.num_slots + B, K)
+        columns, matrix = (table[: self.num_slots].view(B, K, K) for table in tables)
+        if grad is not None:
+            matrix.view(-1).index_copy_(0, self.source * K + self.target % K, grad)
+            tables[0, self.num_slots :] = matrix.diagonal(dim1=1, dim2=2)
+        if agreement is not None:
+            matrix.diagonal(dim1=1, dim2=2).add_(agreement.unsqueeze(1))
+        columns.copy_(matrix.transpose(1, 2))
+        first, second = (Table(table, None, None, self.num_slots) for table in tables)
+        return first, second
+
+    def _sparse(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+        K = self.K
+        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
+        if grad is not None:
+            inside = (self.source == self.target).nonzero().squeeze(1)
+            loops = self.source.index_select(0, inside)
+            own = grad.index_select(0, inside)
+            parts[0] += [
+                (self.target, self.source % K, grad),
+                (self.num_slots + loops // K, loops % K, own),
+            ]
+            parts[1] += [(self.source, self.target % K, grad)]
+        if agreement is not None:
+            diagonal = agreement.index_select(0, self.supernode // K)
+            for part in parts:
+                part.append((self.supernode, self.supernode % K, diagonal))
+        first, second = (self._by_row(part) for part in parts)
+        return first, second
+
+    def _by_row(self, parts: list[tuple[Tensor, Tensor, Tensor]]) -> Table:
+        row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
+        row, order = row.sort(stable=True)
+        every = torch.arange(self.num_slots + self.num_graphs + 1, device=row.device)
+        pointer = torch.searchsorted(row, every)
+        return Table(value[order], pointer, column[order], self.num_slots)

@@ -1,0 +1,91 @@
+"""What goes into and comes out of the operator, beside its :class:`~gumbelpool.inputs.Inputs`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Plan(NamedTuple):
+    """The settings of one forward pass.
+
+    Attributes:
+        num_clusters: K.
+        estimator: A name in ``ESTIMATORS``.
+        tau: Its temperature.
+        drop_empty: Whether supernodes without members are left out.
+        remove_self_loops: Whether pooled self-loops are left out.
+        losses: The names of the losses, so that no statistic is computed in vain.
+        block_size: Rows per block.
+    """
+
+    num_clusters: int
+    estimator: str
+    tau: float
+    drop_empty: bool
+    remove_self_loops: bool
+    losses: list[str]
+    block_size: int
+
+
+class Pooled(NamedTuple):
+    """What comes out; every float tensor is differentiable.
+
+    Attributes:
+        x: Sums of the members' features, ``[K', F]``.
+        size: Number of members, ``[K']``, float.
+        edge_weight: Sums of the merged edges' weights, ``[E']``.
+        edge_attr: Sums of the merged edges' features, ``[E', D]``, or ``[E', 0]``.
+        agreement: Σ_ij A_ij [c_i=c_j] − ½ Σ_{i≠j} [c_i=c_j] of each graph, ``[B]``, float64.
+        entropy: Σ_i H(p_i) of each graph, ``[B]``, float64.
+        usage: Σ_i p_i of each graph, ``[B, K]``, float64.
+        edge_index: ``[2, E']``.
+        cluster: Row of ``x`` of each node, ``[N]``.
+        supernode: graph · K + cluster of each row of ``x``, ``[K']``, ascending.
+        num_edges: Edges of each graph, ``[B]``, float64.
+        local: Cluster of each node, ``[N]``, in [0, K), as narrow integers.
+    """
+
+    x: Tensor
+    size: Tensor
+    edge_weight: Tensor
+    edge_attr: Tensor
+    agreement: Tensor
+    entropy: Tensor
+    usage: Tensor
+    edge_index: Tensor
+    cluster: Tensor
+    supernode: Tensor
+    num_edges: Tensor
+    local: Tensor
+
+
+class PooledGradients(NamedTuple):
+    """Gradients of the differentiable fields of :class:`Pooled`, each ``None`` where unused."""
+
+    x: Tensor | None
+    size: Tensor | None
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
+    agreement: Tensor | None
+    entropy: Tensor | None
+    usage: Tensor | None
+
+
+def rows_per_block(num_columns: int, device: torch.device) -> int:
+    """How many rows of ``num_columns`` entries make a block of the streamed computation.
+
+    On a CPU a few blocks fit the second-level cache, yet have rows enough for matrix products; on
+    an accelerator a block is large enough to keep it busy.
+    """
+    if device.type == "cpu":
+        return max(96, (1 << 18) // max(num_columns, 16))
+    return max(1, (1 << 25) // max(num_columns, 1))
+
+
+def narrowest_dtype(bound: int) -> torch.dtype:
+    """The narrowest dtype that holds the integers below ``bound``."""
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if bound <= torch.iinfo(dtype).max + 1:
+            return dtype
+    return torch.int64
