@@ -19,10 +19,10 @@ from torch import Tensor
 from torch_geometric.utils import scatter, to_undirected
 from tqdm import tqdm
 
-from gumbelpool.plan import Plan
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.inputs import read_inputs
 from gumbelpool.op import pool
+from gumbelpool.plan import Plan
 
 from ..common import DOCS, replace_section
 
