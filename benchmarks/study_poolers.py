@@ -5,11 +5,27 @@ import poolers
 import torch
 import torch.nn.functional as F
 import tu_classification
-from poolers import Gumbel, Pooled, PoolOptions
+from poolers import Gumbel, Pooled, PoolOptions, Random
 from torch import Tensor, nn
 
 
-class OrthogonalGumbel(Gumbel):
+class DroppingGumbel(Gumbel):
+    """`GumbelPool` without its empty supernodes, as the study's tables were measured."""
+
+    def __init__(self, channels: int, options: PoolOptions) -> None:
+        super().__init__(channels, options)
+        self.pool.drop_empty = True
+
+
+class DroppingRandom(Random):
+    """The control, likewise."""
+
+    def __init__(self, channels: int, options: PoolOptions) -> None:
+        super().__init__(channels, options)
+        self.pool.drop_empty = True
+
+
+class OrthogonalGumbel(DroppingGumbel):
     """`GumbelPool` whose head starts with orthogonal rows and no bias."""
 
     def __init__(self, channels: int, options: PoolOptions) -> None:
@@ -18,15 +34,7 @@ class OrthogonalGumbel(Gumbel):
         nn.init.zeros_(self.pool.lin.bias)
 
 
-class KeepingGumbel(Gumbel):
-    """`GumbelPool` that keeps empty supernodes, which gives their clusters a gradient too."""
-
-    def __init__(self, channels: int, options: PoolOptions) -> None:
-        super().__init__(channels, options)
-        self.pool.drop_empty = False
-
-
-class CosineGumbel(Gumbel):
+class CosineGumbel(DroppingGumbel):
     """`GumbelPool` on cosines between features and cluster centres, times a learned scale."""
 
     def __init__(self, channels: int, options: PoolOptions) -> None:
@@ -98,9 +106,11 @@ def register() -> None:
     """Makes them known to the examples' command line."""
     poolers.POOLERS.update(
         {
+            "gumbel": DroppingGumbel,
+            "random": DroppingRandom,
             "gumbel-orthogonal": OrthogonalGumbel,
             "gumbel-cosine": CosineGumbel,
-            "gumbel-keep-empty": KeepingGumbel,
+            "gumbel-keep-empty": Gumbel,
             "kmis": lambda channels, options: Tgp("kmis", channels, options),
             "maxcut": lambda channels, options: Tgp("maxcut", channels, options),
             "bnpool": lambda channels, options: Tgp("bnpool", channels, options),
