@@ -126,9 +126,8 @@ def warn_if_collapsed(
         f"each, while its scores are undecided (as of {math.exp(entropy):.1f} clusters to choose "
         "from): the most likely cluster is the same for nearly all nodes, though draws are not. "
         "Train with 'balance' among losses, so that nodes come to differ; or set "
-        "sample_in_eval=True, so that eval() draws as training does; drop_empty=False keeps a row "
-        "for every cluster, so that the next layers see the same shapes. out.occupancy() measures "
-        "it. This is said once per layer.",
+        "sample_in_eval=True, so that eval() draws as training does. out.occupancy() measures it. "
+        "This is said once per layer.",
         CollapseWarning,
         stacklevel=stacklevel + 1,
     )

@@ -3,7 +3,7 @@ r"""Mean and variance of what a draw gives, in closed form, and how fast an aver
 The proofs are in ``docs/theory.md``, sections 2 to 4. All sums run over nodes and edges; no N×N
 matrix is formed. The probabilities are held whole, ``[N, K]``: this is for analysis, not for
 training. Those of a layer are ``pool.lin(x).softmax(-1)``; the results have all K clusters of every
-graph, as the layer's have with ``drop_empty=False``. Everything is differentiable with respect to
+graph, as the layer's have unless ``drop_empty=True``. Everything is differentiable with respect to
 the floating arguments.
 """
 

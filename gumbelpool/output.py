@@ -60,7 +60,7 @@ class PoolOutput(NamedTuple):
 
         Args:
             batch_size: The number of graphs B. (default: up to the last graph with a row in ``x``,
-                which is all of them with ``drop_empty=False``)
+                which is all of them unless ``drop_empty=True``)
 
         Returns:
             :class:`~gumbelpool.Occupancy`, ``[B]`` each; zeros for a graph without nodes.

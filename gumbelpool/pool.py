@@ -38,7 +38,6 @@ class GumbelPool(ClusterPool):
         num_clusters (int): K, the clusters per graph (an upper bound where ``ratio`` is given).
         ratio (float, optional): Graph g may use
             :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` clusters.
-            With ``drop_empty=False`` the others have rows as well, which stay empty.
             (default: ``None``, K for every graph)
         estimator (str): How :math:`\partial L / \partial S` becomes
             :math:`\partial L / \partial \theta`: ``"gumbel"``, ``"gumbel_rao"``,
@@ -51,10 +50,11 @@ class GumbelPool(ClusterPool):
             (assignments should be sure) and ``"balance"`` (all clusters should be used); ``()``
             for none. Without ``"balance"`` assignments collapse: docs/results.md, "Use of
             clusters". (default: ``("link", "entropy", "balance")``)
-        drop_empty (bool): Leaves supernodes without members out. ``False`` keeps all K of every
-            graph, so that shapes are static and clusters that a draw leaves empty have a gradient
-            too. That removes a bias (docs/theory.md, section 5), with no significant gain in
-            accuracy (docs/results.md, question 9). (default: ``True``)
+        drop_empty (bool): ``False`` keeps all K (or K_g) supernodes of every graph, with members
+            or without, so that clusters that a draw leaves empty have a gradient too
+            (docs/theory.md, section 5) and a mean over supernodes has the same divisor in every
+            draw; without ``ratio`` shapes are then static. ``True`` leaves out those without
+            members, for the smallest pooled graph. (default: ``False``)
         remove_self_loops (bool): Leaves edges inside a supernode out. (default: ``False``)
         weighted (bool): ``False`` for a binary pooled graph: ``edge_weight`` is ``None``.
             (default: ``True``)
@@ -92,7 +92,7 @@ class GumbelPool(ClusterPool):
         tau: float = 1.0,
         aggr: str = "sum",
         losses: Sequence[str] = ("link", "entropy", "balance"),
-        drop_empty: bool = True,
+        drop_empty: bool = False,
         remove_self_loops: bool = False,
         weighted: bool = True,
         sample_in_eval: bool = False,

@@ -29,7 +29,7 @@ class Config:
     tau: float = 1.0
     aggr: str = "sum"
     losses: tuple[str, ...] = ()
-    drop_empty: bool = True
+    drop_empty: bool = False
     remove_self_loops: bool = False
     weighted: bool = True
 

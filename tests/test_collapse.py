@@ -34,7 +34,7 @@ def test_eval_warns_where_undecided_scores_all_lead_to_one_cluster():
     (warning,) = caught
     assert warning.filename == __file__  # it points to the call of the layer
     text = str(warning.message)
-    for help_ in ("3 of 3 graphs", "balance", "sample_in_eval=True", "drop_empty=False"):
+    for help_ in ("3 of 3 graphs", "balance", "sample_in_eval=True"):
         assert help_ in text
 
 
@@ -46,7 +46,7 @@ def test_it_is_said_once_per_layer():
 
 
 def test_it_is_said_of_the_head_and_whatever_the_losses():
-    for options in ({"losses": ()}, {"drop_empty": False}, {"ratio": 0.5}, {"aggr": "mean"}):
+    for options in ({"losses": ()}, {"drop_empty": True}, {"ratio": 0.5}, {"aggr": "mean"}):
         pool = eval_pool(**options)
         with torch.no_grad():
             pool.lin.weight.zero_()

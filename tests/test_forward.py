@@ -26,12 +26,12 @@ GRAPHS = {
 OPTIONS = {
     "default": {},
     "mean": {"aggr": "mean"},
-    "keep-empty": {"drop_empty": False},
-    "mean-keep-empty": {"aggr": "mean", "drop_empty": False},
+    "drop-empty": {"drop_empty": True},
+    "mean-drop-empty": {"aggr": "mean", "drop_empty": True},
     "no-pooled-loops": {"remove_self_loops": True},
     "binary": {"weighted": False},
     "ratio": {"ratio": 0.4},
-    "ratio-keep-empty": {"ratio": 0.4, "drop_empty": False, "remove_self_loops": True},
+    "ratio-drop-empty": {"ratio": 0.4, "drop_empty": True, "remove_self_loops": True},
     "no-losses": {"losses": ()},
 }
 

@@ -97,7 +97,7 @@ def test_features_and_attributes_without_channels(aggr):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_no_nodes_and_no_batch(estimator):
-    pool = GumbelPool(3, 4, estimator=estimator, losses=ALL)
+    pool = GumbelPool(3, 4, estimator=estimator, losses=ALL, drop_empty=True)
     x = torch.empty(0, 3, requires_grad=True)
     out = pool(x, NO_EDGES)
     (out.x.sum() + out.loss).backward()

@@ -7,10 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from examples.classification.poolers import POOLERS as OFFERED
-from examples.classification.poolers import Gumbel, Pooled, Pooler, PoolOptions
+from examples.classification.poolers import Gumbel, Pooled, Pooler, PoolOptions, Random
 
 
-class OrthogonalGumbel(Gumbel):
+class DroppingGumbel(Gumbel):
+    """`GumbelPool` without its empty supernodes, as the study's tables were measured."""
+
+    def __init__(self, channels: int, options: PoolOptions) -> None:
+        super().__init__(channels, options)
+        self.pool.drop_empty = True
+
+
+class DroppingRandom(Random):
+    """The control, likewise."""
+
+    def __init__(self, channels: int, options: PoolOptions) -> None:
+        super().__init__(channels, options)
+        self.pool.drop_empty = True
+
+
+class OrthogonalGumbel(DroppingGumbel):
     """`GumbelPool` whose head starts with orthogonal rows and no bias."""
 
     def __init__(self, channels: int, options: PoolOptions) -> None:
@@ -19,15 +35,7 @@ class OrthogonalGumbel(Gumbel):
         nn.init.zeros_(self.pool.lin.bias)
 
 
-class KeepingGumbel(Gumbel):
-    """`GumbelPool` that keeps empty supernodes, which gives their clusters a gradient too."""
-
-    def __init__(self, channels: int, options: PoolOptions) -> None:
-        super().__init__(channels, options)
-        self.pool.drop_empty = False
-
-
-class CosineGumbel(Gumbel):
+class CosineGumbel(DroppingGumbel):
     """`GumbelPool` on cosines between features and cluster centres, times a learned scale."""
 
     def __init__(self, channels: int, options: PoolOptions) -> None:
@@ -97,9 +105,11 @@ class Tgp(nn.Module):
 
 POOLERS: dict[str, Pooler] = {
     **OFFERED,
+    "gumbel": Pooler(DroppingGumbel, samples=True, assigns=True),
+    "random": Pooler(DroppingRandom, samples=True),
     "gumbel-orthogonal": Pooler(OrthogonalGumbel, samples=True, assigns=True),
     "gumbel-cosine": Pooler(CosineGumbel, samples=True, assigns=True),
-    "gumbel-keep-empty": Pooler(KeepingGumbel, samples=True, assigns=True),
+    "gumbel-keep-empty": Pooler(Gumbel, samples=True, assigns=True),
     "kmis": Pooler(partial(Tgp, "kmis")),
     "maxcut": Pooler(partial(Tgp, "maxcut")),
     # It draws from a beta distribution, in eval() too.
