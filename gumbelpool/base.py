@@ -107,6 +107,14 @@ class ClusterPool(torch.nn.Module):
             name, size, graph, mean_entropy, bound, stacklevel=5
         )
 
+    def __prepare_scriptable__(self) -> None:
+        """What ``torch.jit.script`` asks for first."""
+        name = type(self).__name__
+        raise RuntimeError(
+            f"{name} cannot be scripted: its call is more than the language of torch.jit.script, "
+            "which PyTorch has deprecated, can say. Use torch.compile, or torch.export to save it"
+        )
+
     def extra_repr(self) -> str:
         """The options, as the constructor takes them."""
         _, *names = (name for name in OPTIONS if hasattr(self, name))
