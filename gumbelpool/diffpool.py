@@ -33,7 +33,8 @@ class DenseDiffPool(ClusterPool):
     node's most likely supernode; that is not S x.
 
     Args:
-        in_channels (int): Channels of the features that the assignment is computed from.
+        in_channels (int, optional): Channels of the features that the assignment is computed
+            from; ``-1`` and ``None`` as in :class:`~gumbelpool.GumbelPool`.
         num_clusters (int): K, the supernodes per graph (an upper bound where ``ratio`` is given).
         ratio (float, optional): Graph g has
             :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` supernodes.
@@ -55,7 +56,7 @@ class DenseDiffPool(ClusterPool):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | None,
         num_clusters: int,
         *,
         ratio: float | None = None,
@@ -183,10 +184,11 @@ class DenseDiffPool(ClusterPool):
 
     def _scores(self, assign_x: Tensor) -> Tensor:
         """The head's scores; its own dtype need not be that of the features."""
+        self.prepare_head(assign_x)
         if not self.head_is_plain():
             return self.scores(assign_x)
         weight, bias = self.lin.weight, self.lin.bias
-        check_head(weight, self.in_channels, self.num_clusters, assign_x.device)
+        check_head(weight, assign_x.size(1), self.num_clusters, assign_x.device)
         dtype = torch.promote_types(assign_x.dtype, weight.dtype)
         return F.linear(
             assign_x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
