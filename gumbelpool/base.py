@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from gumbelpool.losses import LOSSES
 from gumbelpool.validation import (
     check_bool,
     check_in,
+    check_in_channels,
     check_losses,
+    check_num_clusters,
     check_positive_int,
     check_ratio,
     check_row_maximum,
@@ -24,8 +27,8 @@ from gumbelpool.validation import (
 )
 
 OPTIONS: dict[str, Callable[[str, object], None]] = {
-    "in_channels": check_positive_int,
-    "num_clusters": check_positive_int,
+    "in_channels": check_in_channels,
+    "num_clusters": check_num_clusters,
     "ratio": check_ratio,
     "estimator": partial(check_in, allowed=ESTIMATORS),
     "tau": check_tau,
@@ -45,7 +48,7 @@ _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 class ClusterPool(torch.nn.Module):
     """A pooling layer with the assignment head ``lin``; an option may be set at any time."""
 
-    in_channels: int
+    in_channels: int | None
     num_clusters: int
     lin: torch.nn.Linear
     collapse_was_said = False
@@ -60,14 +63,30 @@ class ClusterPool(torch.nn.Module):
         super().__setattr__(name, value)
 
     def make_head(self, bias: bool) -> None:
-        """Makes ``lin``, once the options are set."""
+        """Makes ``lin``, once the options are set; none where ``in_channels`` is ``None``."""
         check_bool("bias", bias)
-        self.lin = torch.nn.Linear(int(self.in_channels), int(self.num_clusters), bias=bias)
+        K = int(self.num_clusters)
+        if self.in_channels is None:
+            self.register_module("lin", None)
+        elif self.in_channels == -1:
+            self.lin = torch.nn.LazyLinear(K, bias=bias)
+        else:
+            self.lin = torch.nn.Linear(int(self.in_channels), K, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Resets the assignment head."""
         reset(self.lin)
+
+    def prepare_head(self, features: Tensor) -> None:
+        """Checks that there is a head, and gives one that waits for it the number of channels."""
+        if self.lin is None:
+            raise ValueError(
+                "logits must be given where in_channels is None: the layer then has no lin"
+            )
+        if isinstance(self.lin, torch.nn.LazyLinear) and self.in_channels == -1:
+            self.lin._infer_parameters(self.lin, (features,))  # as its first call would
+            self.in_channels = self.lin.in_features
 
     def scores(self, features: Tensor) -> Tensor:
         """The scores of ``lin``, whatever module it is, ``[N, K]``."""
@@ -107,12 +126,24 @@ class ClusterPool(torch.nn.Module):
             name, size, graph, mean_entropy, bound, stacklevel=5
         )
 
+    def __prepare_scriptable__(self) -> None:
+        """What ``torch.jit.script`` asks for first."""
+        name = type(self).__name__
+        raise RuntimeError(
+            f"{name} cannot be scripted: its call is more than the language of torch.jit.script, "
+            "which PyTorch has deprecated, can say. Use torch.compile, or torch.export to save it"
+        )
+
     def extra_repr(self) -> str:
-        """The options, as the constructor takes them."""
-        _, *names = (name for name in OPTIONS if hasattr(self, name))
-        options = [f"{name}={getattr(self, name)!r}" for name in names]
-        bias = getattr(self.lin, "bias", None) is not None
-        return ", ".join([f"{self.in_channels}", *options, f"bias={bias}"])
+        """What the constructor was given, but for what is its default."""
+        given = [f"{self.in_channels}", f"num_clusters={self.num_clusters}"]
+        defaults = {name: p.default for name, p in signature(type(self)).parameters.items()}
+        for name in list(OPTIONS)[2:]:
+            if name in defaults and getattr(self, name) != defaults[name]:
+                given.append(f"{name}={getattr(self, name)!r}")
+        if isinstance(self.lin, torch.nn.Linear) and self.lin.bias is None:
+            given.append("bias=False")
+        return ", ".join(given)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.extra_repr()})"

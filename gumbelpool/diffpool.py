@@ -1,5 +1,6 @@
 """The baseline: PyG's dense DiffPool behind the call and the output of ``GumbelPool``."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import dense_diff_pool
 from torch_geometric.typing import Adj
-from torch_geometric.utils import to_dense_adj, to_dense_batch
 
+from gumbelpool import op
 from gumbelpool.base import ClusterPool
-from gumbelpool.inputs import check_data, cluster_limit, read_inputs
+from gumbelpool.inputs import cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.output import PoolOutput
 from gumbelpool.validation import check_generator, check_head, check_row_maximum
@@ -32,7 +33,8 @@ class DenseDiffPool(ClusterPool):
     node's most likely supernode; that is not S x.
 
     Args:
-        in_channels (int): Channels of the features that the assignment is computed from.
+        in_channels (int, optional): Channels of the features that the assignment is computed
+            from; ``-1`` and ``None`` as in :class:`~gumbelpool.GumbelPool`.
         num_clusters (int): K, the supernodes per graph (an upper bound where ``ratio`` is given).
         ratio (float, optional): Graph g has
             :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` supernodes.
@@ -54,7 +56,7 @@ class DenseDiffPool(ClusterPool):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | None,
         num_clusters: int,
         *,
         ratio: float | None = None,
@@ -112,7 +114,7 @@ class DenseDiffPool(ClusterPool):
             x, (edge_index, edge_weight, edge_attr), batch, batch_size, logits, assign_x,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
-        check_data(inputs)
+        n = op.longest_graph(inputs)  # checks the data too
         K, B, batch = self.num_clusters, inputs.num_graphs, inputs.batch
         weight, edge_attr = inputs.edge_weight, inputs.edge_attr
         if weight is None:
@@ -131,11 +133,15 @@ class DenseDiffPool(ClusterPool):
             theta = theta.masked_fill(~allowed[batch], -torch.inf)
         check_row_maximum(theta.amax(-1), "lin(x)" if logits is None else "logits", everywhere)
 
-        longest = int(inputs.num_nodes.max()) if B > 0 else 0
-        dense = {"batch": batch, "max_num_nodes": longest, "batch_size": B}
-        padded_x, mask = to_dense_batch(x.to(dtype), **dense)
-        padded_theta, _ = to_dense_batch(theta, **dense)
-        values = to_dense_adj(inputs.edge_index, edge_attr=values.to(dtype), **dense)
+        # Nodes and edges at their places in a batch of graphs that are padded to the longest.
+        start = inputs.num_nodes.cumsum(0) - inputs.num_nodes
+        local = torch.arange(x.size(0), device=x.device) - start.index_select(0, batch)
+        place, (row, col) = batch * n + local, inputs.edge_index
+        mask = torch.arange(n, device=x.device) < inputs.num_nodes.unsqueeze(1)
+        padded_x = _scatter(x.to(dtype), place, B, n)
+        padded_theta = _scatter(theta, place, B, n)
+        entry = place.index_select(0, row) * n + local.index_select(0, col)
+        values = _scatter(values.to(dtype), entry, B, n, n)
         adjacency = values[..., 0]
         pooled_x, pooled_adjacency, _, _ = dense_diff_pool(padded_x, adjacency, padded_theta, mask)
         soft = padded_theta.softmax(-1) * mask.unsqueeze(-1)
@@ -147,8 +153,11 @@ class DenseDiffPool(ClusterPool):
         pairs = allowed.unsqueeze(2) & allowed.unsqueeze(1)
         if self.remove_self_loops:
             pairs = pairs & ~torch.eye(K, dtype=torch.bool, device=x.device)
+        graph, source, target = op.nonzero(pairs).unbind(1)
         row = (allowed.flatten().cumsum(0) - 1).view(B, K)
-        graph, source, target = pairs.nonzero(as_tuple=True)
+        supernode = torch.arange(B * K, device=x.device)
+        if limit is not None:
+            supernode = op.nonzero(allowed.flatten()).squeeze(1)
         attr = None
         if edge_attr is not None:
             attr = torch.einsum("bnk,bnmd,bml->bkld", soft, values[..., 1:], soft)
@@ -164,10 +173,10 @@ class DenseDiffPool(ClusterPool):
             usage=usage,
         )
         return PoolOutput(
-            x=pooled_x[allowed].to(x.dtype),
+            x=pooled_x.flatten(0, 1).index_select(0, supernode).to(x.dtype),
             edge_index=torch.stack([row[graph, source], row[graph, target]]),
             edge_weight=pooled_adjacency[graph, source, target].to(weight.dtype),
-            batch=allowed.nonzero()[:, 0],
+            batch=supernode // K,
             edge_attr=attr,
             cluster=row[batch, theta.argmax(-1)],
             losses=mean_losses(self.losses, statistics, dtype),
@@ -175,11 +184,18 @@ class DenseDiffPool(ClusterPool):
 
     def _scores(self, assign_x: Tensor) -> Tensor:
         """The head's scores; its own dtype need not be that of the features."""
+        self.prepare_head(assign_x)
         if not self.head_is_plain():
             return self.scores(assign_x)
         weight, bias = self.lin.weight, self.lin.bias
-        check_head(weight, self.in_channels, self.num_clusters, assign_x.device)
+        check_head(weight, assign_x.size(1), self.num_clusters, assign_x.device)
         dtype = torch.promote_types(assign_x.dtype, weight.dtype)
         return F.linear(
             assign_x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         )
+
+
+def _scatter(rows: Tensor, index: Tensor, *shape: int) -> Tensor:
+    """Sums rows into the entries of a tensor of this shape, each at its flat index."""
+    total = rows.new_zeros(math.prod(shape), *rows.shape[1:])
+    return total.index_add(0, index, rows).view(*shape, *rows.shape[1:])

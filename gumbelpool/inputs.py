@@ -80,7 +80,7 @@ def read_inputs(
     batch_size: int | None,
     logits: Tensor | None,
     assign_x: Tensor | None,
-    in_channels: int,
+    in_channels: int | None,
     num_clusters: int,
 ) -> Inputs:
     """Checks types and shapes of the arguments of a call, and brings them to one form.
@@ -91,10 +91,12 @@ def read_inputs(
     if logits is not None and assign_x is not None:
         raise ValueError("logits and assign_x must not both be given: logits replace its scores")
     scored_x = logits is None and assign_x is None
-    check_features("x", x, in_channels if scored_x else None)
+    channels = None if in_channels == -1 else in_channels
+    hint = f" (lin scores x, or assign_x where given, and takes in_channels, {in_channels}, of it)"
+    check_features("x", x, channels if scored_x else None, hint=hint)
     num_nodes = x.size(0)
     if assign_x is not None:
-        check_features("assign_x", assign_x, in_channels)
+        check_features("assign_x", assign_x, channels, hint=hint)
         check_length("assign_x", assign_x, "x", num_nodes)
     if logits is not None:
         check_logits(logits, num_clusters)

@@ -158,3 +158,44 @@ torch.library.impl("gumbelpool::pool_backward", "Autograd")(
 def pool(plan: Plan, inputs: Inputs) -> Pooled:
     """Draws, pools and coarsens, in at least float32."""
     return Pooled(*torch.ops.gumbelpool.pool(*inputs, *plan))
+
+
+# What else a trace cannot know, for DenseDiffPool: sizes that depend on the data.
+torch.library.define("gumbelpool::longest_graph", f"({_schema(Inputs)}) -> Tensor")
+torch.library.define("gumbelpool::nonzero", "(Tensor mask) -> Tensor")
+
+
+@torch.library.impl("gumbelpool::longest_graph", "CompositeExplicitAutograd")
+def _longest_graph(*arguments: Any) -> Tensor:
+    inputs = Inputs(*arguments)
+    check_data(inputs)
+    longest = int(inputs.num_nodes.max()) if inputs.num_graphs > 0 else 0
+    return inputs.batch.new_empty(longest, 0)
+
+
+@torch.library.register_fake("gumbelpool::longest_graph")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> Tensor:
+    return Inputs(*arguments).batch.new_empty(torch.library.get_ctx().new_dynamic_size(), 0)
+
+
+@torch.library.impl("gumbelpool::nonzero", "CompositeExplicitAutograd")
+def _nonzero(mask: Tensor) -> Tensor:
+    return mask.nonzero()
+
+
+@torch.library.register_fake("gumbelpool::nonzero")  # type: ignore[untyped-decorator]
+def _(mask: Tensor) -> Tensor:
+    size = torch.library.get_ctx().new_dynamic_size()
+    return mask.new_empty(size, mask.dim(), dtype=torch.int64)
+
+
+def longest_graph(inputs: Inputs) -> int:
+    """Checks the data, and gives the number of nodes of the longest graph."""
+    longest: int = torch.ops.gumbelpool.longest_graph(*inputs).size(0)
+    return longest
+
+
+def nonzero(mask: Tensor) -> Tensor:
+    """``mask.nonzero()``, where torch's own would break the graph that is traced."""
+    indices: Tensor = torch.ops.gumbelpool.nonzero(mask)
+    return indices

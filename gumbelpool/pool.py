@@ -34,7 +34,10 @@ class GumbelPool(ClusterPool):
     and features, and the losses.
 
     Args:
-        in_channels (int): Channels of the features that the assignment is computed from.
+        in_channels (int, optional): Channels of the features that the assignment is computed
+            from: of ``x``, or of ``assign_x`` where that is given. ``-1`` takes them from the first
+            call; ``None`` makes no head, so that every call must give ``logits``, and no parameter
+            is without use.
         num_clusters (int): K, the clusters per graph (an upper bound where ``ratio`` is given).
         ratio (float, optional): Graph g may use
             :math:`K_g = \min(K, \max(1, \lceil \mathrm{ratio} \cdot n_g \rceil))` clusters.
@@ -69,7 +72,8 @@ class GumbelPool(ClusterPool):
 
     Attributes:
         lin (torch.nn.Linear): The assignment head, ``in_channels`` to ``num_clusters``. Another
-            module may be put in its place; its scores, ``[N, K]``, are then held whole.
+            module may be put in its place; it is called with ``x`` or ``assign_x``, still
+            ``[N, in_channels]``, and its scores, ``[N, K]``, are then held whole.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -84,7 +88,7 @@ class GumbelPool(ClusterPool):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: int | None,
         num_clusters: int,
         *,
         ratio: float | None = None,
@@ -160,8 +164,10 @@ class GumbelPool(ClusterPool):
             self.in_channels, self.num_clusters,
         )  # fmt: skip
         check_generator(generator, x.device)
+        if logits is None:
+            self.prepare_head(inputs.scored)
         if logits is None and self.head_is_plain():
-            check_head(self.lin.weight, self.in_channels, self.num_clusters, x.device)
+            check_head(self.lin.weight, inputs.scored.size(1), self.num_clusters, x.device)
             inputs = inputs._replace(weight=self.lin.weight, bias=self.lin.bias)
         elif logits is None:
             inputs = inputs._replace(source=self.scores(inputs.scored))

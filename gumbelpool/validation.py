@@ -40,6 +40,22 @@ def check_positive_int(name: str, value: object, optional: bool = False) -> None
         raise ValueError(f"{name} must be at least 1; got {value}")
 
 
+def check_in_channels(name: str, value: object) -> None:
+    """Checks the channels of what is scored: an int ≥ 1, -1 for the first call's, None for none."""
+    if value is not None and not (isinstance(value, Integral) and int(value) == -1):
+        check_positive_int(name, value)
+
+
+def check_num_clusters(name: str, value: object) -> None:
+    """Checks K, which is the width of the scores and so an int ≥ 1, with a ratio as well."""
+    if value is None:
+        raise TypeError(
+            f"{name} must be an int; got None (each node has {name} scores, of which a ratio "
+            "leaves a graph the first few: give the most that any graph may use)"
+        )
+    check_positive_int(name, value)
+
+
 def _number(name: str, value: object, expected: str = "a float") -> float:
     """A real number as a float, infinite where it is too large for one."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -146,14 +162,16 @@ def _check_range(name: str, value: Tensor, bound: int, meaning: str) -> None:
             raise ValueError(f"{name} must lie in [0, {bound}), {meaning}; got {low} to {high}")
 
 
-def check_features(name: str, x: object, channels: int | None = None, symbol: str = "F") -> None:
+def check_features(
+    name: str, x: object, channels: int | None = None, symbol: str = "F", hint: str = ""
+) -> None:
     """Checks a floating ``[N, F]``, where F must be ``channels`` if that is given."""
     shape = f"[N, {symbol if channels is None else channels}]"
     _check_tensor(name, x, shape, 2)
     assert isinstance(x, Tensor)
     _check_floating(name, x)
     if channels is not None and x.size(1) != channels:
-        raise ValueError(f"{name} must have shape {shape}; got {list(x.shape)}")
+        raise ValueError(f"{name} must have shape {shape}; got {list(x.shape)}{hint}")
 
 
 def check_supernode_rows(name: str, value: object) -> None:

@@ -537,7 +537,7 @@ WRONG: dict[str, dict[str, Callable]] = {
     "variance": numbers(None, -0.1, 0.3, float("nan"), "0.1", True, [0.1]),
 }  # fmt: skip
 WRONG_OPTIONS: dict[str, dict[str, Callable]] = {
-    "in_channels": numbers(0, -1, 2.5, True, "2", None),
+    "in_channels": numbers(0, -2, 2.5, True, "2"),
     "num_clusters": numbers(0, -1, 2.5, True, "2", None),
     "ratio": numbers(0, -0.1, 1.01, float("nan"), INF, "0.1", True, 10**400),
     "estimator": NOT_A_NAME,

@@ -199,4 +199,7 @@ def test_either_layer_stands_in_for_the_other(layer):
 def test_repr_reproduces_the_layer(layer):
     pool = layer(F, K, ratio=0.5, losses=(), bias=False)
     assert repr(eval(repr(pool))) == repr(pool)
-    assert repr(pool).startswith(f"{layer.__name__}({F}, num_clusters={K}, ratio=0.5")
+    assert (
+        repr(pool) == f"{layer.__name__}({F}, num_clusters={K}, ratio=0.5, losses=(), bias=False)"
+    )
+    assert repr(layer(F, K)) == f"{layer.__name__}({F}, num_clusters={K})"

@@ -57,7 +57,8 @@ P = torch.full((4, 2), 0.5)
         ("ratio", torch.tensor(0.5)),
         ("num_clusters", "3"),
         ("num_clusters", torch.tensor(3)),
-        ("in_channels", None),
+        ("num_clusters", None),
+        ("in_channels", -2),
     ],
 )
 def test_options_of_an_odd_type_are_named(layer, option, value):

@@ -1,5 +1,6 @@
 """The assignment head ``lin``: whatever is put there is called, and what it gives is checked."""
 
+import copy
 import re
 
 import pytest
@@ -203,3 +204,69 @@ def test_a_head_is_plain_again_once_its_hook_is_removed(layer):
     hook.remove()
     assert pool.head_is_plain()
     torch.testing.assert_close(pool(**ARGUMENTS).x, plain.x)
+
+
+# A head that waits for its first call
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_lazy_head_is_that_of_the_channels_of_the_first_call(layer, bias):
+    expected = layer(C, K, bias=bias)
+    torch.manual_seed(3)
+    expected.reset_parameters()
+    lazy = layer(-1, K, bias=bias)
+    assert repr(lazy).startswith(f"{layer.__name__}(-1, num_clusters={K}")
+    twin = copy.deepcopy(lazy)
+    lazy.reset_parameters()
+    lazy.load_state_dict(lazy.state_dict())
+    torch.manual_seed(3)
+    lazy.eval()(**ARGUMENTS)
+    assert repr(lazy) == repr(expected)
+    assert lazy.head_is_plain()
+    torch.testing.assert_close(dict(lazy.state_dict()), dict(expected.state_dict()))
+    twin.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(twin.eval()(**ARGUMENTS).x, expected.eval()(**ARGUMENTS).x)
+    with pytest.raises(ValueError, match=r"x must have shape \[N, 3\]"):
+        lazy(**ARGUMENTS | {"x": ARGUMENTS["x"][:, :2]})
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_lazy_head_takes_the_channels_of_assign_x(layer):
+    pool = layer(-1, K)
+    pool(**ARGUMENTS, assign_x=torch.randn(N, 5))
+    assert (pool.in_channels, pool.lin.in_features) == (5, 5)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_logits_leave_a_lazy_head_waiting(layer):
+    pool = layer(-1, K)
+    pool(**ARGUMENTS, logits=torch.randn(N, K))
+    assert pool.in_channels == -1
+
+
+# No head
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_without_in_channels_has_no_parameters_and_takes_logits(layer):
+    pool = layer(None, K).eval()
+    assert list(pool.parameters()) == []
+    assert repr(copy.deepcopy(pool)) == f"{layer.__name__}(None, num_clusters={K})"
+    pool.reset_parameters()
+    logits = torch.randn(N, K)
+    torch.testing.assert_close(
+        pool(**ARGUMENTS, logits=logits).x, make(layer)(**ARGUMENTS, logits=logits).x
+    )
+    for given in ({}, {"assign_x": ARGUMENTS["x"]}):
+        with pytest.raises(ValueError, match="logits must be given where in_channels is None"):
+            pool(**ARGUMENTS, **given)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_head_may_be_put_where_there_is_none(layer):
+    pool, other = layer(None, K).eval(), make(layer)
+    pool.lin = other.lin
+    torch.testing.assert_close(pool(**ARGUMENTS).x, other(**ARGUMENTS).x)
+    with pytest.raises(ValueError, match="lin must map in_channels, 2, to num_clusters, 4"):
+        pool(**ARGUMENTS | {"x": ARGUMENTS["x"][:, :2]})

@@ -35,6 +35,7 @@ CONSTRUCTOR = [
     ({"in_channels": 0}, ValueError, "in_channels must be at least 1; got 0"),
     ({"in_channels": 2.5}, TypeError, "in_channels must be an int; got 2.5"),
     ({"num_clusters": 0}, ValueError, "num_clusters must be at least 1; got 0"),
+    ({"num_clusters": None}, TypeError, "num_clusters must be an int; got None (each node has"),
     ({"num_clusters": True}, TypeError, "num_clusters must be an int; got True"),
     ({"ratio": 0}, ValueError, "ratio must be in (0, 1]; got 0"),
     ({"ratio": 1.5}, ValueError, "ratio must be in (0, 1]; got 1.5"),
@@ -76,7 +77,12 @@ CALL = [
     ({"x": [1.0]}, TypeError, "x must be a tensor [N, 3]; got list"),
     ({"x": X[0]}, ValueError, "x must have shape [N, 3]; got [3]"),
     ({"x": X.long()}, TypeError, "x must be floating point; got torch.int64"),
-    ({"x": X[:, :2]}, ValueError, "x must have shape [N, 3]; got [4, 2]"),
+    (
+        {"x": X[:, :2]},
+        ValueError,
+        "x must have shape [N, 3]; got [4, 2] (lin scores x, or assign_x where given, and takes "
+        "in_channels, 3, of it)",
+    ),
     ({"edge_index": EDGES[0]}, ValueError, "edge_index must have shape [2, E]; got [4]"),
     ({"edge_index": EDGES.t()}, ValueError, "edge_index must have shape [2, E]; got [4, 2]"),
     ({"edge_index": EDGES.int()}, TypeError, "edge_index must be int64; got torch.int32"),
