@@ -211,7 +211,9 @@ def pool_backward(
     itself was scored, x's gradient is the sum of both.
     """
     nodes = _Assignment.of(plan, inputs, pooled[0].long())
-    edge_index = nodes.supernode.index_select(0, pooled[1].view(-1)).view(2, -1)
+    edge_index = pooled[1]
+    if nodes.number is not None:
+        edge_index = nodes.supernode.index_select(0, edge_index.view(-1)).view(2, -1)
     to = Inputs(*[None] * len(inputs))  # type: ignore[arg-type]
     if needs.x and grad.x is not None:
         to = to._replace(x=grad.x.index_select(0, nodes.row(nodes.slot)))

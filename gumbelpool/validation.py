@@ -410,7 +410,8 @@ def check_num_graphs(num_graphs: int, num_clusters: int) -> None:
 def check_within_graphs(edge_index: Tensor, batch: Tensor) -> None:
     """Checks that no edge joins two graphs."""
     if data_checks_enabled():
-        between = batch[edge_index[0]] != batch[edge_index[1]]
+        source, target = edge_index
+        between = batch.index_select(0, source) != batch.index_select(0, target)
         if bool(between.any()):
             edge = int(between.nonzero()[0])
             source, target = edge_index[:, edge].tolist()
