@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch_geometric.data import Batch, Data
-from torch_geometric.utils import erdos_renyi_graph
+from torch_geometric.utils import erdos_renyi_graph, stochastic_blockmodel_graph
 
 from gumbelpool import DenseDiffPool, GumbelPool
 
@@ -33,7 +33,8 @@ def test_the_model_of_the_readme_trains_with_either_layer(layer):
     ]
     batch = Batch.from_data_list(graphs)
     model = namespace["Net"](7, 2)
-    model.pool1 = layer(64, num_clusters=20, remove_self_loops=True)
+    if layer is DenseDiffPool:
+        model.pool1 = layer(64, num_clusters=20, remove_self_loops=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(60):
@@ -46,6 +47,24 @@ def test_the_model_of_the_readme_trains_with_either_layer(layer):
     assert sum(losses[-10:]) / 10 < 0.5  # draws are noise, so not of the last alone
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert all(pool.lin.weight.grad.abs().sum() > 0 for pool in (model.pool1, model.pool2))
+
+
+def test_the_unet_of_the_readme_learns_the_communities_of_a_graph():
+    torch.manual_seed(0)
+    y = torch.arange(4).repeat_interleave(20)
+    edge_index = stochastic_blockmodel_graph([20] * 4, 0.02 + 0.3 * torch.eye(4))
+    x = torch.nn.functional.one_hot(y, 4) + torch.randn(80, 4)
+    model = run_python_blocks()["UNet"](4, 4)
+    assert isinstance(model.pool, GumbelPool)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        logits, loss = model(x, edge_index)
+        optimizer.zero_grad()
+        (torch.nn.functional.cross_entropy(logits, y) + 0.1 * loss).backward()
+        optimizer.step()
+    assert logits.shape == (80, 4)
+    assert model.pool.lin.weight.grad.abs().sum() > 0
+    assert (model.eval()(x, edge_index)[0].argmax(1) == y).float().mean() > 0.8
 
 
 def test_the_option_table_lists_every_constructor_option_with_its_default():
