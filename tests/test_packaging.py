@@ -90,3 +90,11 @@ def test_the_tested_versions_satisfy_what_the_package_asks_for():
         requirement = Requirement(line)
         if requirement.name != "gumbelpool":
             assert requirement.specifier.contains(pins[requirement.name.lower()]), line
+
+
+def test_the_oldest_versions_that_are_admitted_are_those_that_ci_tests():
+    project = (ROOT / "pyproject.toml").read_text()
+    admitted = re.search(r"^dependencies = \[(.*?)\]", project, re.MULTILINE)[1]
+    floor = (ROOT / ".ci" / "floor").read_text()
+    tested = re.findall(r"\b(torch|torch-geometric)==([\d.]+)", floor)
+    assert sorted(re.findall(r'"([\w-]+)>=([\d.]+)"', admitted)) == sorted(tested)

@@ -409,9 +409,9 @@ def test_a_form_may_be_forced_for_a_while():
             assert rows.backend() == form
             assert rows.of(torch.empty(1)) is module
         assert rows.backend() == before
-    with pytest.raises(ValueError, match='must be "native" or "reference"; got \'fast\''):
-        with rows.use("fast"):
-            pass
+    message = 'must be "native" or "reference"; got \'fast\''
+    with pytest.raises(ValueError, match=message), rows.use("fast"):
+        pass
 
 
 def test_native_rows_are_for_cpu_tensors():
