@@ -170,17 +170,17 @@ def _longest_graph(*arguments: Any) -> Tensor:
     inputs = Inputs(*arguments)
     check_data(inputs)
     longest = int(inputs.num_nodes.max()) if inputs.num_graphs > 0 else 0
-    return inputs.batch.new_empty(longest, 0)
+    return inputs.batch.new_empty(max(longest, 2), 0)
 
 
 @torch.library.register_fake("gumbelpool::longest_graph")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> Tensor:
-    return Inputs(*arguments).batch.new_empty(torch.library.get_ctx().new_dynamic_size(), 0)
+    return Inputs(*arguments).batch.new_empty(torch.library.get_ctx().new_dynamic_size(min=2), 0)
 
 
 @torch.library.impl("gumbelpool::nonzero", "CompositeExplicitAutograd")
 def _nonzero(mask: Tensor) -> Tensor:
-    return mask.nonzero()
+    return mask.nonzero().contiguous()  # torch gives it by column
 
 
 @torch.library.register_fake("gumbelpool::nonzero")  # type: ignore[untyped-decorator]
@@ -190,7 +190,10 @@ def _(mask: Tensor) -> Tensor:
 
 
 def longest_graph(inputs: Inputs) -> int:
-    """Checks the data, and gives the number of nodes of the longest graph."""
+    """Checks the data, and gives the number of nodes of the longest graph, or two if it has fewer.
+
+    A compiler need then not ask whether it is one.
+    """
     longest: int = torch.ops.gumbelpool.longest_graph(*inputs).size(0)
     return longest
 
