@@ -1,6 +1,9 @@
+import os
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
@@ -39,10 +42,30 @@ print(*sorted(loaded & {"torch_scatter", "torch_sparse"}))
 """
 
 
-def run(code):
+# As where the native rows were not built.
+WITHOUT_NATIVE = """
+import sys
+sys.modules["gumbelpool.rows._native"] = None
+import gumbelpool
+print(gumbelpool.backend())
+"""
+
+
+def run(*arguments, **environment):
+    arguments = ["-c", *arguments] if len(arguments) == 1 else arguments
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | environment,
     ).stdout.strip()
+
+
+def error_of(*arguments, **environment):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(*arguments, **environment)
+    return error.value.stderr.strip().splitlines()[-1]
 
 
 def test_the_layer_works_without_torch_scatter_and_torch_sparse_and_asks_for_neither():
@@ -98,3 +121,48 @@ def test_the_oldest_versions_that_are_admitted_are_those_that_ci_tests():
     floor = (ROOT / ".ci" / "floor").read_text()
     tested = re.findall(r"\b(torch|torch-geometric)==([\d.]+)", floor)
     assert sorted(re.findall(r'"([\w-]+)>=([\d.]+)"', admitted)) == sorted(tested)
+
+
+def test_the_backend_may_be_forced_by_the_environment():
+    show = "import gumbelpool; print(gumbelpool.backend())"
+    assert run(show, GUMBELPOOL_BACKEND="reference") == "reference"
+    assert error_of(show, GUMBELPOOL_BACKEND="fast") == (
+        'ValueError: GUMBELPOOL_BACKEND must be "native" or "reference"; got \'fast\''
+    )
+
+
+def test_without_the_native_rows_the_reference_runs():
+    assert run(WITHOUT_NATIVE, GUMBELPOOL_BACKEND="") == "reference"
+    error = error_of(WITHOUT_NATIVE, GUMBELPOOL_BACKEND="native")
+    assert error.startswith('ImportError: GUMBELPOOL_BACKEND is "native", but gumbelpool was')
+    assert "pip install" in error
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdist")
+    code = "import os, sys; from scikit_build_core.build import build_sdist; os.chdir(sys.argv[1])"
+    run("-c", f"{code}; build_sdist(sys.argv[2])", str(ROOT), str(folder))
+    return next(folder.iterdir())
+
+
+def test_the_sdist_has_all_that_the_readme_and_the_tests_use(sdist):
+    with tarfile.open(sdist) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"CMakeLists.txt", "CONTRIBUTING.md", "Makefile", "constraints.txt"} <= names
+    assert {"gumbelpool/py.typed", "gumbelpool/rows/native.cpp"} <= names
+    for folder in ("benchmarks", "docs", "examples", "gumbelpool", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".svg", ".png"):
+                assert path.relative_to(ROOT).as_posix() in names
+
+
+def test_without_a_compiler_the_wheel_is_that_of_the_python_files(sdist, tmp_path):
+    wheel = ["-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    run(*wheel, "-w", str(tmp_path), str(sdist), CC="/nowhere", CXX="/nowhere")
+    (path,) = tmp_path.iterdir()
+    assert path.name == f"gumbelpool-{gumbelpool.__version__}-py3-none-any.whl"
+    packed = {name for name in zipfile.ZipFile(path).namelist() if "dist-info" not in name}
+    package = ROOT / "gumbelpool"
+    files = [*package.rglob("*.py"), package / "py.typed"]
+    assert packed == {file.relative_to(ROOT).as_posix() for file in files}

@@ -234,8 +234,10 @@ def test_products_with_the_supernodes_of_a_rows_own_graph(
 @forms
 @dtypes
 @shapes
-@pytest.mark.parametrize("valued", [False, True])
-@pytest.mark.parametrize("table", ["dense", torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    ("table", "valued"),
+    [("dense", False), ("dense", True), (torch.int32, True), (torch.int64, False)],
+)
 def test_edges_add_the_rows_of_a_table(form, dtype, R, K, threads, valued, table):
     R, E = max(R, 1), 0 if R == 5 else 3 * R + 40
     N, first_row, B = R + 9, 4, 2
@@ -409,8 +411,8 @@ def test_a_form_may_be_forced_for_a_while():
             assert rows.backend() == form
             assert rows.of(torch.empty(1)) is module
         assert rows.backend() == before
-    message = 'must be "native" or "reference"; got \'fast\''
-    with pytest.raises(ValueError, match=message), rows.use("fast"):
+    unknown = 'must be "native" or "reference"; got \'fast\''
+    with pytest.raises(ValueError, match=unknown), rows.use("fast"):
         pass
 
 
