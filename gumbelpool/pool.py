@@ -67,7 +67,7 @@ class GumbelPool(ClusterPool):
             (default: ``False``)
         bias (bool): Whether the assignment head has a bias. (default: ``True``)
         block_size (int, optional): Rows of the assignment that are held at a time.
-            Draws do not depend on it, the noise of an estimator does.
+            Neither the draws nor an estimator's noise depend on it.
             (default: ``None``, as many as stay in cache)
 
     Attributes:
