@@ -279,6 +279,8 @@ def measure(arguments: argparse.Namespace, rows: list[Row], network: Network) ->
                 known = [r for r in done if all(r.get(k) == v for k, v in setting.items())]
                 if known:
                     result = known[-1]
+                elif arguments.report_only:
+                    continue
                 else:
                     start = time.perf_counter()
                     if data is None and nodes_task:
@@ -298,7 +300,7 @@ def measure(arguments: argparse.Namespace, rows: list[Row], network: Network) ->
 
 
 def table(results: list[dict[str, Any]], rows: list[Row], datasets: list[str]) -> str:
-    """Mean ± standard deviation over the seeds, in percent."""
+    """Mean ± standard deviation over the seeds, in percent, and the number of seeds."""
     lines = ["| | " + " | ".join(datasets) + " |", "|---" * (1 + len(datasets)) + "|"]
     for row in rows:
         cells = []
@@ -309,7 +311,7 @@ def table(results: list[dict[str, Any]], rows: list[Row], datasets: list[str]) -
                 if r["row"] == row.name and r["dataset"] == name
             ]
             spread = statistics.stdev(of) if len(of) > 1 else 0.0
-            cells.append(f"{statistics.mean(of):.1f} ± {spread:.1f}")
+            cells.append(f"{statistics.mean(of):.1f} ± {spread:.1f} ({len(of)})" if of else "–")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -356,6 +358,7 @@ def parse() -> argparse.Namespace:
     add("--weight", type=float, default=WEIGHT, help="of the auxiliary losses")
     add("--readme", type=Path, default=ROOT / "README.md", help="another text with a Net")
     add("--results", type=Path, default=ROOT / "runs" / "readme.jsonl")
+    add("--report-only", action="store_true", help="train nothing: the table of what is there")
     add("--write", action="store_true", help="put the table into docs/results.md")
     arguments = parser.parse_args()
     is_nodes = arguments.task == "nodes"
