@@ -795,7 +795,10 @@ template <class T> struct Sum {
       }
       double* __restrict to = total + row * C;
       const T* __restrict from = values + i * C;
-      SIMD for (int64_t c = 0; c < C; ++c) to[c] += from[c];
+      if (C == 1)  // a loop would cost more than what it does
+        *to += *from;
+      else
+        SIMD for (int64_t c = 0; c < C; ++c) to[c] += from[c];
     }
     return true;
   }
