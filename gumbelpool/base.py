@@ -86,7 +86,8 @@ class ClusterPool(torch.nn.Module):
             )
         if isinstance(self.lin, torch.nn.LazyLinear) and self.in_channels == -1:
             self.lin._infer_parameters(self.lin, (features,))  # as its first call would
-            self.in_channels = self.lin.in_features
+            # torch 2.5 leaves in_features at zero where the weight came from a state dict.
+            self.in_channels = self.lin.in_features = self.lin.weight.size(1)
 
     def scores(self, features: Tensor) -> Tensor:
         """The scores of ``lin``, whatever module it is, ``[N, K]``."""
