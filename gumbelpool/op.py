@@ -147,12 +147,19 @@ class _PoolBackward(torch.autograd.Function):
         )
 
 
-torch.library.impl("gumbelpool::pool", "CompositeExplicitAutograd")(run)
-torch.library.impl("gumbelpool::pool_backward", "CompositeExplicitAutograd")(run_backward)
-torch.library.impl("gumbelpool::pool", "Autograd")(_Pool.apply)
-torch.library.impl("gumbelpool::pool_backward", "Autograd")(
-    lambda *arguments: list(_PoolBackward.apply(*arguments))  # type: ignore[no-untyped-call]
-)
+def _pool_backward(*arguments: Any) -> list[Tensor]:
+    return list(_PoolBackward.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+for _name, _key, _function in (
+    ("pool", "CompositeExplicitAutograd", run),
+    ("pool_backward", "CompositeExplicitAutograd", run_backward),
+    ("pool", "Autograd", _Pool.apply),
+    ("pool_backward", "Autograd", _pool_backward),
+):
+    # What runs inside is not to be traced where a graph breaks before or after it.
+    _untraced = torch.compiler.disable(_function)  # type: ignore[no-untyped-call]
+    torch.library.impl(f"gumbelpool::{_name}", _key)(_untraced)
 
 
 def pool(plan: Plan, inputs: Inputs) -> Pooled:
