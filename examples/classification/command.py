@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import sys
 import tempfile
+import warnings
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from lightning_fabric import Fabric
+
+from gumbelpool import CollapseWarning
 
 from .datasets import (
     EMBEDDED,
@@ -48,6 +51,8 @@ def configuration(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> None:
     """Everything that the command line asks for."""
     check(args)
+    # How many clusters are used is in the results: a warning would say it a second time.
+    warnings.simplefilter("ignore", CollapseWarning)
     folds = folds_to_run(args.fold, args.folds)
     torch.set_num_threads(args.threads)
     fabric = make_fabric(args)
