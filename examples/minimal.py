@@ -18,9 +18,9 @@ class Net(torch.nn.Module):
     def __init__(self, in_channels, num_classes):
         super().__init__()
         self.conv1, self.norm1 = GCNConv(in_channels, 64), BatchNorm(64)
-        self.pool1 = GumbelPool(64, num_clusters=20, remove_self_loops=True)
+        self.pool1 = GumbelPool(64, num_clusters=20, remove_self_loops=True, sample_in_eval=True)
         self.conv2, self.norm2 = GCNConv(64, 64), BatchNorm(64)
-        self.pool2 = GumbelPool(64, num_clusters=5, remove_self_loops=True)
+        self.pool2 = GumbelPool(64, num_clusters=5, remove_self_loops=True, sample_in_eval=True)
         self.lin = torch.nn.Linear(64, num_classes)
 
     def forward(self, x, edge_index, batch):
