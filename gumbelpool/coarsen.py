@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
-from gumbelpool.rows.merging import split_keys
 from gumbelpool.validation import (
     check_bool,
     check_cluster,
@@ -83,17 +82,16 @@ def coarsen_edges(
     edge_index = edge_list(edge_index)
     check_edges(edge_index, edge_weight, edge_attr, cluster.size(0))
     needs_position = edge_weight is not None or edge_attr is not None
-    key, count, position = rows.of(cluster).merge_edges(
+    pooled, count, position = rows.of(cluster).merge_edges(
         edge_index, cluster, cluster, num_supernodes, num_supernodes, needs_position
     )
     if edge_weight is None:
         weight = count.to(torch.get_default_dtype())
     else:
-        weight = sum_rows(edge_weight, position, key.numel()).to(edge_weight.dtype)
+        weight = sum_rows(edge_weight, position, count.numel()).to(edge_weight.dtype)
     attr = None
     if edge_attr is not None:
-        attr = sum_rows(edge_attr, position, key.numel()).to(edge_attr.dtype)
-    pooled = split_keys(key, num_supernodes)
+        attr = sum_rows(edge_attr, position, count.numel()).to(edge_attr.dtype)
     if remove_self_loops:
         keep = pooled[0] != pooled[1]
         pooled, weight = pooled[:, keep], weight[keep]

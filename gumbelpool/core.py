@@ -26,8 +26,7 @@ from gumbelpool import rows
 from gumbelpool.coarsen import count_rows
 from gumbelpool.edges import EdgeBlocks, Tables
 from gumbelpool.inputs import Inputs
-from gumbelpool.plan import Plan, Pooled, PooledGradients, narrowest_dtype
-from gumbelpool.rows.merging import split_keys
+from gumbelpool.plan import Draw, Plan, Pooled, PooledGradients, narrowest_dtype
 from gumbelpool.rows.reference import Estimate, Table
 from gumbelpool.validation import check_rows
 
@@ -70,14 +69,25 @@ class _Assignment(NamedTuple):
 
 
 class _Scorer:
-    """Gives the logits of one block of rows at a time, in the same memory each time."""
+    """Gives the logits of one block of rows at a time, in the same memory each time.
 
-    def __init__(self, plan: Plan, inputs: Inputs) -> None:
+    Those of the head that fill no more than a block are kept from forward to backward.
+    """
+
+    def __init__(self, plan: Plan, inputs: Inputs, kept: Tensor | None = None) -> None:
         self.inputs, self.dtype = inputs, inputs.dtype
         self.weight = None if inputs.weight is None else inputs.weight.to(self.dtype)
         self.bias = None if inputs.bias is None else inputs.bias.to(self.dtype)
-        num_rows = min(plan.block_size, inputs.x.size(0))
-        self.memory = inputs.x.new_empty(num_rows, plan.num_clusters, dtype=self.dtype)
+        self.kept = None if kept is None or kept.size(0) == 0 else kept
+        if self.kept is None:
+            num_rows = min(plan.block_size, inputs.x.size(0))
+            self.memory = inputs.x.new_empty(num_rows, plan.num_clusters, dtype=self.dtype)
+
+    def to_keep(self) -> Tensor:
+        """What backward need not score again, ``[N, K]`` or ``[0, K]``."""
+        whole = self.memory.size(0) == self.inputs.x.size(0)
+        keep = whole and self.weight is not None and self.inputs.limit is None
+        return self.memory if keep else self.memory.new_empty(0, self.memory.size(1))
 
     def features(self, block: slice) -> Tensor:
         """The rows of what is scored, in the dtype that is computed in."""
@@ -85,6 +95,8 @@ class _Scorer:
 
     def scores(self, block: slice) -> Tensor:
         """The logits, also of clusters that a graph may not use; valid until the next call."""
+        if self.kept is not None:
+            return self.kept
         logits = self.memory[: block.stop - block.start]
         if self.weight is None:
             logits.copy_(self.inputs.scored[block])
@@ -123,26 +135,27 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
     """Draws, pools and coarsens."""
     dtype, K = inputs.dtype, plan.num_clusters
     with _stage("draw"):
-        local, entropy, usage = _draw(plan, inputs)
+        local, entropy, usage, logits = _draw(plan, inputs)
     nodes = _Assignment.of(plan, inputs, local)
     num_slots = inputs.num_graphs * K
     with _stage("merge_edges"):
         # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
         valued = inputs.edge_weight is not None or inputs.edge_attr is not None
-        key, count, position = rows.of(inputs.x).merge_edges(
+        edge_index, count, position = rows.of(inputs.x).merge_edges(
             inputs.edge_index, nodes.slot, local, num_slots, K, valued
         )
-        edge_index = split_keys(key, K)
-        graph = edge_index[0] // K
+        first = torch.arange(0, num_slots + 1, K, device=count.device)
+        length = torch.searchsorted(edge_index[0], first).diff()
+        graph = torch.repeat_interleave(length, output_size=count.numel())
         if inputs.num_graphs > 1:
             edge_index[1].add_(graph, alpha=K)
         weight = count.double()
         num_edges = weight.new_zeros(inputs.num_graphs).index_add_(0, graph, weight)
         if inputs.edge_weight is not None and position is not None:
-            weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, key.numel())
-        attr = weight.new_empty(key.numel(), 0)
+            weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, count.numel())
+        attr = weight.new_empty(count.numel(), 0)
         if inputs.edge_attr is not None and position is not None:
-            attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, key.numel())
+            attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, count.numel())
     agreement = weight.new_zeros(inputs.num_graphs)
     if "link" in plan.losses:
         pairs = nodes.members * (nodes.members - 1)
@@ -169,11 +182,12 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         supernode=nodes.supernode,
         num_edges=num_edges,
         local=local.to(narrowest_dtype(K)),
+        logits=logits,
     )
 
 
-def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """One local cluster id per node ``[N]``, and the statistics ``entropy`` and ``usage``."""
+def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One local cluster id per node ``[N]``, ``entropy`` and ``usage``, and the logits to keep."""
     batch, num_graphs = inputs.batch, inputs.num_graphs
     entropy = torch.zeros(num_graphs, dtype=torch.float64, device=batch.device)
     usage = entropy.new_zeros(num_graphs, plan.num_clusters)
@@ -196,22 +210,21 @@ def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         "logits" if inputs.weight is None else "lin(x)",
         scorer.largest,
     )
-    return local.clamp_(min=0), entropy, usage
+    return local.clamp_(min=0), entropy, usage, scorer.to_keep()
 
 
 # --- backward -----------------------------------------------------------------------------------
 
 
 def pool_backward(
-    plan: Plan, inputs: Inputs, pooled: tuple[Tensor, Tensor], grad: PooledGradients, needs: Inputs
+    plan: Plan, inputs: Inputs, draw: Draw, grad: PooledGradients, needs: Inputs
 ) -> Inputs:
     """The gradients of the inputs that need one, by ``needs``; the others' are ``None``.
 
-    Of what came out of :func:`pool_forward`, ``pooled`` holds ``local`` and ``edge_index``. Where x
-    itself was scored, x's gradient is the sum of both.
+    Where x itself was scored, its gradient is the sum of both.
     """
-    nodes = _Assignment.of(plan, inputs, pooled[0].long())
-    edge_index = pooled[1]
+    nodes = _Assignment.of(plan, inputs, draw.local.long())
+    edge_index = draw.edge_index
     if nodes.number is not None:
         edge_index = nodes.supernode.index_select(0, edge_index.view(-1)).view(2, -1)
     to = Inputs(*[None] * len(inputs))  # type: ignore[arg-type]
@@ -224,7 +237,8 @@ def pool_backward(
     if getattr(needs, scored) or needs.weight or needs.bias:
         with _stage("tables"):
             gradient = _AssignmentGradient(plan, inputs, nodes, edge_index, grad)
-        to = _score_gradients(plan, inputs, gradient, grad, needs, to)
+        scorer = _Scorer(plan, inputs, draw.logits)
+        to = _score_gradients(scorer, plan, gradient, grad, needs, to)
     cast = (
         None if tensor is None or like is None or not need else tensor.to(like.dtype)
         for tensor, like, need in zip(to, inputs, needs, strict=True)
@@ -242,16 +256,15 @@ def _edge_gradients(
 ) -> Inputs:
     """Each edge's gradient is that of the pooled edge that it went to."""
     K = plan.num_clusters
-    key, _, position = rows.of(inputs.x).merge_edges(
+    (slot, local), count, position = rows.of(inputs.x).merge_edges(
         inputs.edge_index, nodes.slot, nodes.local, inputs.num_graphs * K, K
     )
     assert position is not None
-    slot, local = split_keys(key, K)
     loop = slot % K == local
     kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
 
     def to_edges(pooled: Tensor | None, channels: tuple[int, ...], own: Tensor | None) -> Tensor:
-        each = torch.zeros(key.numel(), *channels, dtype=inputs.dtype, device=key.device)
+        each = torch.zeros(count.numel(), *channels, dtype=inputs.dtype, device=count.device)
         if pooled is not None:
             each = pooled if kept is None else each.index_copy_(0, kept, pooled)
         if own is not None:
@@ -267,15 +280,15 @@ def _edge_gradients(
 
 
 def _score_gradients(
+    scorer: _Scorer,
     plan: Plan,
-    inputs: Inputs,
     gradient: "_AssignmentGradient",
     grad: PooledGradients,
     needs: Inputs,
     to: Inputs,
 ) -> Inputs:
     """Adds the gradients of what is scored, of the head and of its bias, block by block."""
-    scorer, dtype = _Scorer(plan, inputs), inputs.dtype
+    inputs, dtype = scorer.inputs, scorer.dtype
     assert inputs.seed is not None
     estimate = Estimate(plan.estimator, plan.tau, inputs.seed)
     scored = "x" if inputs.source is None else "source"
@@ -284,7 +297,7 @@ def _score_gradients(
         to_scored = torch.zeros_like(inputs.scored, dtype=dtype)
     weight, to_weight, to_bias = scorer.weight, None, None
     if weight is not None and needs.weight:
-        to_weight = torch.zeros_like(weight.t(), memory_format=torch.contiguous_format)
+        to_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format)
     if scorer.bias is not None and needs.bias:
         to_bias = torch.zeros_like(scorer.bias)
     usage = None if grad.usage is None else grad.usage.to(dtype)
@@ -301,12 +314,10 @@ def _score_gradients(
             to_scored[block] = g
         elif to_scored is not None:
             to_scored[block].addmm_(g, weight)
-        if to_weight is not None:  # transposed, which is the faster product
-            to_weight.addmm_(scorer.features(block).t(), g)
+        if to_weight is not None:
+            to_weight.addmm_(g.t(), scorer.features(block))
         if to_bias is not None:
             to_bias += g.sum(0)
-    if to_weight is not None:
-        to_weight = to_weight.t()
     return to._replace(**{scored: to_scored, "weight": to_weight, "bias": to_bias})
 
 

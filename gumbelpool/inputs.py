@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import Adj
 
+from gumbelpool import rows
 from gumbelpool.adjacency import to_edges
+from gumbelpool.switch import data_checks_enabled
 from gumbelpool.validation import (
     check_batch_order,
     check_batch_shape,
@@ -131,11 +133,12 @@ def read_inputs(
 
 def check_data(inputs: Inputs) -> None:
     """Checks what the tensors hold, unless :class:`~gumbelpool.data_checks` are off."""
-    check_batch_order(inputs.batch, inputs.num_graphs)
-    check_edge_ends(inputs.edge_index, inputs.x.size(0))
-    check_finite("edge_weight", inputs.edge_weight)
-    if inputs.num_graphs > 1:
+    graphs = inputs.edge_index, inputs.batch, inputs.num_graphs
+    if data_checks_enabled() and not rows.of(inputs.x).check_graphs(*graphs):
+        check_batch_order(inputs.batch, inputs.num_graphs)
+        check_edge_ends(inputs.edge_index, inputs.x.size(0))
         check_within_graphs(inputs.edge_index, inputs.batch)
+    check_finite("edge_weight", inputs.edge_weight)
 
 
 def cluster_limit(num_nodes: Tensor, ratio: float | None, num_clusters: int) -> Tensor | None:

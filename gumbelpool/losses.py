@@ -26,7 +26,7 @@ class GraphStatistics(NamedTuple):
     """
 
     num_nodes: Tensor
-    num_clusters: Tensor
+    num_clusters: Tensor | None
     residual: Tensor | None
     weight_square: Tensor | None
     entropy: Tensor | None
@@ -37,8 +37,8 @@ def link_loss(graph: GraphStatistics) -> Tensor:
     """‖A − SSᵀ‖ / max(‖A‖, 1)."""
     assert graph.residual is not None
     assert graph.weight_square is not None
-    loss = graph.residual.clamp(min=TINY).sqrt() / graph.weight_square.clamp(min=1).sqrt()
-    return torch.where(graph.num_nodes > 0, loss, 0)
+    loss = (graph.residual.clamp(min=TINY) / graph.weight_square.clamp(min=1)).sqrt()
+    return loss.masked_fill(graph.num_nodes == 0, 0)
 
 
 def entropy_loss(graph: GraphStatistics) -> Tensor:
@@ -55,12 +55,13 @@ def balance_loss(graph: GraphStatistics) -> Tensor:
     sum of exactly one, which its terms keep only up to the rounding of the p_i.
     """
     assert graph.usage is not None
+    assert graph.num_clusters is not None
     usage = graph.usage.double()
     mean = usage / usage.sum(1, keepdim=True).clamp(min=torch.finfo(usage.dtype).tiny)
     # An unused cluster has no part in it, and must not make a NaN.
     level = (mean * graph.num_clusters.unsqueeze(1)).where(mean > 0, torch.ones_like(mean))
     loss = (mean * level.log()).sum(1).clamp(min=0)
-    return torch.where(graph.num_nodes > 0, loss, 0)
+    return loss.masked_fill(graph.num_nodes == 0, 0)
 
 
 LOSSES: dict[str, Callable[[GraphStatistics], Tensor]] = {
@@ -77,4 +78,7 @@ def mean_losses(
     if graph.num_nodes.numel() == 0:
         zero = graph.num_nodes.new_zeros((), dtype=dtype)
         return dict.fromkeys(names, zero)
-    return {name: LOSSES[name](graph).mean().to(dtype) for name in names}
+    if not names:
+        return {}
+    means = torch.stack([LOSSES[name](graph) for name in names]).mean(1).to(dtype)
+    return dict(zip(names, means.unbind(), strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gumbelpool.core import pool_backward, pool_forward
 from gumbelpool.inputs import Inputs, check_data
-from gumbelpool.plan import Plan, Pooled, PooledGradients, narrowest_dtype
+from gumbelpool.plan import Draw, Plan, Pooled, PooledGradients, narrowest_dtype
 
 _TYPES = {
     Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", float: "float", bool: "bool",
@@ -29,15 +29,15 @@ def _renamed(schema: str, prefix: str) -> str:
     return ", ".join(f"{kind} {prefix}{name}" for kind, name in map(str.split, schema.split(", ")))
 
 
-_INPUTS, _SETTINGS, _GRADIENTS = map(len, (Inputs._fields, Plan._fields, PooledGradients._fields))
+_INPUTS, _SETTINGS, _GRADIENTS = (len(each._fields) for each in (Inputs, Plan, PooledGradients))
 torch.library.define(
     "gumbelpool::pool",
     f"({_schema(Inputs, Plan)}) -> ({', '.join(['Tensor'] * len(Pooled._fields))})",
 )
 torch.library.define(
     "gumbelpool::pool_backward",
-    f"({_renamed(_schema(PooledGradients), 'grad_')}, {_schema(Inputs, Plan)}, Tensor local, "
-    "Tensor pooled_edge_index, bool[] needs) -> Tensor[]",
+    f"({_renamed(_schema(PooledGradients), 'grad_')}, {_schema(Inputs, Plan)}, "
+    f"{_renamed(_schema(Draw), 'pooled_')}, bool[] needs) -> Tensor[]",
 )
 
 
@@ -72,14 +72,15 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
         supernode=batch.new_empty(num_supernodes),
         num_edges=x.new_empty(num_graphs, dtype=torch.float64),
         local=batch.new_empty(x.size(0), dtype=narrowest_dtype(K)),
+        logits=x.new_empty(context.new_dynamic_size(), K, dtype=inputs.dtype),
     )
 
 
 def run_backward(*arguments: Any) -> list[Tensor]:
     """What ``gumbelpool::pool_backward`` does: the gradients of the inputs that need one."""
-    grad, inputs, plan, (local, edge_index, needs) = _backward_arguments(arguments)
+    grad, inputs, plan, (*draw, needs) = _backward_arguments(arguments)
     with torch.autocast(inputs.x.device.type, enabled=False):
-        gradients = pool_backward(plan, inputs, (local, edge_index), grad, Inputs(*needs))
+        gradients = pool_backward(plan, inputs, Draw(*draw), grad, Inputs(*needs))
     return [
         torch.zeros_like(tensor) if gradient is None else gradient.contiguous()
         for tensor, gradient, need in zip(inputs, gradients, needs, strict=True)
@@ -89,7 +90,7 @@ def run_backward(*arguments: Any) -> list[Tensor]:
 
 @torch.library.register_fake("gumbelpool::pool_backward")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> list[Tensor]:
-    _, inputs, _, (_, _, needs) = _backward_arguments(arguments)
+    _, inputs, _, (*_, needs) = _backward_arguments(arguments)
     return [
         torch.empty_like(tensor, memory_format=torch.contiguous_format)
         for tensor, need in zip(inputs, needs, strict=True)
@@ -116,18 +117,19 @@ class _Pool(torch.autograd.Function):
             pooled = Pooled(*torch.ops.gumbelpool.pool(*arguments))
         ctx.plan = arguments[_INPUTS:]
         saved = Inputs(*arguments[:_INPUTS])._replace(uniform=None)  # the draw is in local
-        ctx.save_for_backward(*saved, pooled.local, pooled.edge_index)
+        ctx.save_for_backward(*saved, *Draw.of(pooled))
         ctx.mark_non_differentiable(*pooled[_GRADIENTS:])
         ctx.set_materialize_grads(False)
         return tuple(pooled)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, local, edge_index = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: a checkpoint unpacks each tensor once
+        inputs, draw = saved[:_INPUTS], saved[_INPUTS:]
         needs = list(ctx.needs_input_grad[:_INPUTS])
         gradients = iter(
             torch.ops.gumbelpool.pool_backward(
-                *grads[:_GRADIENTS], *inputs, *ctx.plan, local, edge_index, needs
+                *grads[:_GRADIENTS], *inputs, *ctx.plan, *draw, needs
             )
         )
         return (*(next(gradients) if need else None for need in needs), *(None for _ in ctx.plan))

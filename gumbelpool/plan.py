@@ -44,6 +44,7 @@ class Pooled(NamedTuple):
         supernode: graph · K + cluster of each row of ``x``, ``[K']``, ascending.
         num_edges: Edges of each graph, ``[B]``, float64.
         local: Cluster of each node, ``[N]``, in [0, K), as narrow integers.
+        logits: Scores that backward need not compute again, ``[N, K]``, or ``[0, K]``.
     """
 
     x: Tensor
@@ -58,6 +59,20 @@ class Pooled(NamedTuple):
     supernode: Tensor
     num_edges: Tensor
     local: Tensor
+    logits: Tensor
+
+
+class Draw(NamedTuple):
+    """The fields of :class:`Pooled` that its gradient is made of."""
+
+    edge_index: Tensor
+    local: Tensor
+    logits: Tensor
+
+    @staticmethod
+    def of(pooled: Pooled) -> "Draw":
+        """These fields of what came out."""
+        return Draw(pooled.edge_index, pooled.local, pooled.logits)
 
 
 class PooledGradients(NamedTuple):
@@ -75,11 +90,11 @@ class PooledGradients(NamedTuple):
 def rows_per_block(num_columns: int, device: torch.device) -> int:
     """How many rows of ``num_columns`` entries make a block of the streamed computation.
 
-    On a CPU a few blocks fit the second-level cache, yet have rows enough for matrix products; on
-    an accelerator a block is large enough to keep it busy.
+    On a CPU a block has 2 MB in float32, little beside a graph that needs several, and has rows
+    enough for matrix products; on an accelerator it is large enough to keep it busy.
     """
     if device.type == "cpu":
-        return max(96, (1 << 18) // max(num_columns, 16))
+        return max(96, (1 << 19) // max(num_columns, 8))
     return max(1, (1 << 25) // max(num_columns, 1))
 
 

@@ -210,9 +210,9 @@ class GumbelPool(ClusterPool):
         square = residual = None
         if "link" in self.losses:
             square = _weight_square(pooled, inputs)
-            residual = square - 2 * pooled.agreement + inputs.num_nodes
+            residual = torch.add(square + inputs.num_nodes, pooled.agreement, alpha=-2)
         limit = inputs.limit
-        if limit is None:
+        if limit is None and "balance" in self.losses:
             limit = torch.full_like(inputs.num_nodes, self.num_clusters)
         return GraphStatistics(
             num_nodes=inputs.num_nodes,

@@ -157,6 +157,33 @@ def test_usage_of_one_graph_in_many_parts(form, threads):
     assert_close(usage[0], torch.softmax(logits, -1).sum(0))
 
 
+# --- looking at edges ---------------------------------------------------------------------------
+
+GRAPHS = {
+    "good": ([0, 0, 2, 2], [[0, 1, 2], [1, 0, 3]], 3),
+    "no edges": ([0, 0, 2, 2], [[], []], 3),
+    "no nodes": ([], [[], []], 3),
+    "an edge without a node": ([], [[0], [0]], 3),
+    "a descent": ([0, 1, 0, 2], [[0], [0]], 3),
+    "a graph below": ([-1, 0, 0, 2], [[1], [1]], 3),
+    "a graph beyond": ([0, 0, 2, 3], [[0], [0]], 3),
+    "a source below": ([0, 0, 2, 2], [[0, -1], [0, 0]], 3),
+    "a target beyond": ([0, 0, 2, 2], [[0, 1], [0, 4]], 3),
+    "an end far beyond": ([0, 0, 2, 2], [[0, 2**40], [0, 0]], 3),
+    "an edge between two graphs": ([0, 0, 2, 2], [[0, 1], [0, 2]], 3),
+}
+
+
+@forms
+@pytest.mark.parametrize("case", GRAPHS)
+@pytest.mark.parametrize("good", [0, 300_000])
+def test_graphs_are_checked(form, case, good):
+    batch, edges, num_graphs = (torch.tensor(each, dtype=torch.int64) for each in GRAPHS[case])
+    edges = torch.cat([torch.zeros(2, good if len(batch) else 0, dtype=torch.int64), edges], 1)
+    valid = FORMS[form].check_graphs(edges, batch, int(num_graphs))
+    assert valid == (case in ("good", "no edges", "no nodes"))
+
+
 # --- merging and summing ------------------------------------------------------------------------
 
 
@@ -171,14 +198,14 @@ def test_edges_are_merged_by_their_keys(form, E, num_major, num_minor, positions
     major, minor = torch.randint(0, num_major, (N,)), torch.randint(0, num_minor, (N,))
     each = major[edge_index[0]] * num_minor + minor[edge_index[1]]
     merge = FORMS[form].merge_edges
-    key, count, position = merge(edge_index, major, minor, num_major, num_minor, positions)
+    pairs, count, position = merge(edge_index, major, minor, num_major, num_minor, positions)
     expected = torch.unique(each, return_inverse=True, return_counts=True)
-    assert torch.equal(key.long(), expected[0])
+    assert torch.equal(pairs, torch.stack([expected[0] // num_minor, expected[0] % num_minor]))
     assert torch.equal(count.long(), expected[2])
     assert (position is not None) == positions
     if positions:
         assert torch.equal(position.long(), expected[1])
-    for tensor in (key, count, position):
+    for tensor in (count, position):
         assert tensor is None or tensor.dtype == torch.int32
 
 

@@ -1,10 +1,33 @@
-"""The row functions that merge edges and sum rows, in plain torch: part of the reference."""
+"""The row functions that look at edges and sum rows, in plain torch: part of the reference."""
 
 import torch
 from torch import Tensor
 
 CHUNK = 1 << 20  # edges, or entries of a temporary, that are looked at together on a CPU
 SMALL = 1 << 16  # buckets that cost nothing worth a sort
+
+
+def check_graphs(edge_index: Tensor, batch: Tensor, num_graphs: int) -> bool:
+    """Whether these are graphs one after the other, without an edge that leads out of one.
+
+    Args:
+        edge_index: ``[2, E]``, int64.
+        batch: Graph of each node, ``[N]``, int64.
+        num_graphs: B.
+
+    Returns:
+        Whether ``batch`` ascends within [0, B), and both ends of each edge lie within [0, N) and
+        in one graph; one device sync.
+    """
+    num_nodes = batch.size(0)
+    if num_nodes == 0:
+        return edge_index.size(1) == 0
+    valid = (batch[1:] >= batch[:-1]).all() & (batch[0] >= 0) & (batch[-1] < num_graphs)
+    for edges in torch.split(edge_index, chunk_size(edge_index), dim=1):
+        nearest = edges.clamp(0, num_nodes - 1)
+        source, target = batch.index_select(0, nearest.reshape(-1)).view(2, -1)
+        valid &= (edges == nearest).all() & (source == target).all()
+    return bool(valid)
 
 
 def merge_edges(
@@ -30,12 +53,16 @@ def merge_edges(
         positions: Whether the position of each edge is asked for.
 
     Returns:
-        The distinct keys, ascending, ``[E']``; how many edges have each, ``[E']``; and the position
-        among them of each edge, ``[E]``, or ``None``: each int32 where that holds them all.
+        The distinct pairs that the keys are made of, ``[2, E']`` int64, ascending; how many edges
+        have each, ``[E']``; and the position among them of each edge, ``[E]``, or ``None``: both
+        int32 where that holds them all.
     """
     num_keys, num_edges = num_major * num_minor, edge_index.size(1)
     if num_keys <= bucket_limit(num_edges):
-        return _merge_in_buckets(edge_index, major, minor, num_keys, num_minor, positions)
+        key, count, position = _merge_in_buckets(
+            edge_index, major, minor, num_keys, num_minor, positions
+        )
+        return _split_keys(key, num_minor), count, position
     dtype = index_dtype(num_edges + 1)
     if index_dtype(num_keys) == torch.int32:
         key = _keys(edge_index, major.int(), minor.int(), num_minor, slice(None))
@@ -46,13 +73,14 @@ def merge_edges(
     key, count = torch.unique_consecutive(key, return_counts=True)
     count = count.to(dtype)
     if not positions:
-        return key, count, None
+        return _split_keys(key, num_minor), count, None
     each = torch.repeat_interleave(count, output_size=num_edges)
     position = torch.empty_like(order)
     for start in range(0, num_edges, chunk_size(key)):
         own = slice(start, start + chunk_size(key))
         position[order[own].long()] = each[own].to(dtype)
-    return key, count, position
+    del each, order
+    return _split_keys(key, num_minor), count, position
 
 
 def bucket_limit(num_edges: int) -> int:
@@ -119,10 +147,9 @@ def _sort_twice(
     return key, order
 
 
-def split_keys(key: Tensor, num_minor: int) -> Tensor:
-    """Keys taken apart, (major, minor), ``[2, E']`` int64."""
+def _split_keys(key: Tensor, num_minor: int) -> Tensor:
     pairs = torch.empty(2, key.numel(), dtype=torch.int64, device=key.device)
-    torch.div(key, max(num_minor, 1), rounding_mode="floor", out=pairs[0])
+    torch.div(key, max(num_minor, 1), rounding_mode="trunc", out=pairs[0])
     torch.add(key, pairs[0], alpha=-num_minor, out=pairs[1])
     return pairs
 

@@ -814,6 +814,26 @@ void sum_rows(int64_t values, int64_t index, bool wide, int64_t total, int64_t M
             [&](Range range) { return run(task, range, nullptr); });
 }
 
+// --- check_graphs --------------------------------------------------------------------------------
+
+bool check_graphs(int64_t edge_index, int64_t batch, int64_t num_graphs, int64_t E, int64_t N,
+                  int threads) {
+  const int64_t *source = pointer<int64_t>(edge_index), *target = source + E;
+  const int64_t* graph = pointer<int64_t>(batch);
+  bool ascends = N == 0 || (graph[0] >= 0 && graph[N - 1] < num_graphs);
+  for (int64_t i = 1; i < N; ++i) ascends &= graph[i - 1] <= graph[i];
+  if (!ascends) return false;
+  std::atomic<bool> good{true};
+  run_parts(E, count_parts(E, threads, 1.5 * E), [&](Range range) {
+    bool fits = true;
+    for (int64_t e = range.begin; e < range.end && fits; ++e)
+      fits = within(source[e], N) && within(target[e], N) && graph[source[e]] == graph[target[e]];
+    if (!fits) good = false;
+    return true;
+  });
+  return good;
+}
+
 // --- merge_edges, where each key has a bucket ----------------------------------------------------
 
 /// Counts the keys and writes each edge's to position, unless null; returns how many are distinct.
@@ -846,17 +866,23 @@ int64_t count_keys(int64_t edge_index, int64_t major, int64_t minor, int64_t num
   return distinct;
 }
 
-/// Lists the distinct keys and their counts; turns each edge's key, if kept, into its place there.
-void list_keys(int64_t bucket, int64_t position, int64_t key, int64_t count, int64_t distinct,
-               int64_t E, int threads) {
+/// Lists the distinct keys, taken apart, and their counts; turns each edge's key, if kept, into its
+/// place there.
+void list_keys(int64_t bucket, int64_t position, int64_t pairs, int64_t count, int64_t num_minor,
+               int64_t distinct, int64_t E, int threads) {
   int32_t *buckets = pointer<int32_t>(bucket), *positions = pointer<int32_t>(position);
-  int32_t *keys = pointer<int32_t>(key), *counts = pointer<int32_t>(count);
-  for (int64_t k = 0, n = 0; n < distinct; ++k) {  // without a branch on how full a bucket is
-    const int32_t members = buckets[k];
-    keys[n] = int32_t(k);
-    counts[n] = members;
-    buckets[k] = int32_t(n);
-    n += members != 0;
+  int32_t* counts = pointer<int32_t>(count);
+  int64_t *majors = pointer<int64_t>(pairs), *minors = majors + distinct;
+  int32_t* own = buckets;
+  for (int64_t major = 0, n = 0; n < distinct; ++major, own += num_minor) {
+    for (int64_t minor = 0; minor < num_minor && n < distinct; ++minor) {
+      const int32_t members = own[minor];  // without a branch on how many these are
+      majors[n] = major;
+      minors[n] = minor;
+      counts[n] = members;
+      own[minor] = int32_t(n);
+      n += members != 0;
+    }
   }
   if (positions == nullptr) return;
   run_parts(E, count_parts(E, threads, 1.5 * E), [&](Range range) {
@@ -893,6 +919,7 @@ template <class T> void define(nb::module_& module, const std::string& dtype) {
 NB_MODULE(_native, module) {
   define<float>(module, "float32");
   define<double>(module, "float64");
+  module.def("check_graphs", check_graphs, nb::call_guard<nb::gil_scoped_release>());
   module.def("count_keys", count_keys, nb::call_guard<nb::gil_scoped_release>());
   module.def("list_keys", list_keys, nb::call_guard<nb::gil_scoped_release>());
 }

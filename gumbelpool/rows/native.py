@@ -86,6 +86,17 @@ def sample_rows(
     return cluster
 
 
+def check_graphs(edge_index: Tensor, batch: Tensor, num_graphs: int) -> bool:
+    """See :func:`gumbelpool.rows.reference.check_graphs`."""
+    if not _fits(torch.int64, edge_index, batch):
+        return reference.check_graphs(edge_index, batch, num_graphs)
+    valid: bool = _native.check_graphs(
+        edge_index.data_ptr(), batch.data_ptr(), num_graphs, edge_index.size(1), batch.size(0),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return valid
+
+
 def merge_edges(
     edge_index: Tensor,
     major: Tensor,
@@ -109,12 +120,13 @@ def merge_edges(
         edge_index.data_ptr(), major.data_ptr(), minor.data_ptr(), num_major, num_minor,
         bucket.data_ptr(), _address(position), num_edges, num_nodes, threads,
     )  # fmt: skip
-    key, count = torch.empty(2, distinct, dtype=torch.int32)
+    pairs = torch.empty(2, distinct, dtype=torch.int64)
+    count = torch.empty(distinct, dtype=torch.int32)
     _native.list_keys(
-        bucket.data_ptr(), _address(position), key.data_ptr(), count.data_ptr(), distinct,
-        num_edges, threads,
+        bucket.data_ptr(), _address(position), pairs.data_ptr(), count.data_ptr(), num_minor,
+        distinct, num_edges, threads,
     )  # fmt: skip
-    return key, count, position
+    return pairs, count, position
 
 
 def sum_rows(values: Tensor, index: Tensor, num_rows: int) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from gumbelpool.estimators import ESTIMATORS, softmax_vjp
-from gumbelpool.rows.merging import chunk_size, merge_edges, sum_rows
+from gumbelpool.rows.merging import check_graphs, chunk_size, merge_edges, sum_rows
 from gumbelpool.rows.noise import exponential_noise
 
 __all__ = [
     "Estimate",
     "Table",
     "add_edges_",
+    "check_graphs",
     "exponential_noise",
     "merge_edges",
     "multiply_rows_",
