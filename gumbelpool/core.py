@@ -9,9 +9,10 @@ cluster k, not only the drawn one),
     + \sum_l G_{kl} (A_0 S)_{il} + \sum_l G_{lk} (A_0^\top S)_{il} + a_i G_{kk} + \ldots
 
 with k, l over the clusters of node i's graph, G the gradient of the pooled edge values, A₀ the
-edges that are no self-loops and a their self-loops; the dots stand for the sizes n_k and the
-agreement that the link loss is made of. All of these are linear in each row of S, so that g needs
-no further terms. What is done to a block's rows is in :mod:`gumbelpool.rows`.
+edges that are no self-loops and a their self-loops; the dots stand for the sizes n_k and for
+the three numbers per graph that the link and modularity losses are made of. All of these are linear
+in each row of S (n_k² and vol⁺_k vol⁻_k without the constants that they are for i = j), so that g
+needs no further terms. What is done to a block's rows is in :mod:`gumbelpool.rows`.
 """
 
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from torch.profiler import record_function
 
 from gumbelpool import rows
 from gumbelpool.coarsen import count_rows
-from gumbelpool.edges import EdgeBlocks, Tables
+from gumbelpool.edges import EdgeBlocks, Tables, Volumes
 from gumbelpool.inputs import Inputs
 from gumbelpool.plan import Draw, Plan, Pooled, PooledGradients, narrowest_dtype
 from gumbelpool.rows.reference import Estimate, Table
@@ -156,12 +157,14 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         attr = weight.new_empty(count.numel(), 0)
         if inputs.edge_attr is not None and position is not None:
             attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, count.numel())
-    agreement = weight.new_zeros(inputs.num_graphs)
+    inside, pairs, chance = weight.new_zeros(3, inputs.num_graphs)
     if "link" in plan.losses:
-        pairs = nodes.members * (nodes.members - 1)
-        agreement.index_add_(0, nodes.supernode // K, pairs.double(), alpha=-0.5)
-        inside = weight.where(edge_index[0] == edge_index[1], 0)
-        agreement.index_add_(0, graph, inside)
+        pairs.index_add_(0, nodes.supernode // K, nodes.members.square().double())
+    if "link" in plan.losses or "modularity" in plan.losses:
+        inside.index_add_(0, graph, weight.where(edge_index[0] == edge_index[1], 0))
+    if "modularity" in plan.losses:
+        out, into = (rows.of(inputs.x).sum_rows(weight, end, num_slots) for end in edge_index)
+        chance = (out * into).view(-1, K).sum(1)
     if plan.remove_self_loops:
         kept = (edge_index[0] != edge_index[1]).nonzero().squeeze(1)
         edge_index = edge_index.index_select(1, kept)
@@ -174,7 +177,9 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         size=nodes.members.to(dtype),
         edge_weight=weight.to(dtype),
         edge_attr=attr.to(dtype),
-        agreement=agreement,
+        inside=inside,
+        pairs=pairs,
+        chance=chance,
         entropy=entropy,
         usage=usage,
         edge_index=nodes.row(edge_index.view(-1)).view(2, -1),
@@ -228,15 +233,18 @@ def pool_backward(
     if nodes.number is not None:
         edge_index = nodes.supernode.index_select(0, edge_index.view(-1)).view(2, -1)
     to = Inputs(*[None] * len(inputs))  # type: ignore[arg-type]
+    volumes = None
+    if grad.chance is not None:
+        volumes = Volumes.of(plan, inputs, nodes.slot, grad.chance)
     if needs.x and grad.x is not None:
         to = to._replace(x=grad.x.index_select(0, nodes.row(nodes.slot)))
     if needs.edge_weight or needs.edge_attr:
         with _stage("gradient_of_edges"):
-            to = _edge_gradients(plan, inputs, nodes, grad, needs, to)
+            to = _edge_gradients(plan, inputs, nodes, grad, volumes, needs, to)
     scored = "x" if inputs.source is None else "source"
     if getattr(needs, scored) or needs.weight or needs.bias:
         with _stage("tables"):
-            gradient = _AssignmentGradient(plan, inputs, nodes, edge_index, grad)
+            gradient = _AssignmentGradient(plan, inputs, nodes, edge_index, grad, volumes)
         scorer = _Scorer(plan, inputs, draw.logits)
         to = _score_gradients(scorer, plan, gradient, grad, needs, to)
     cast = (
@@ -251,6 +259,7 @@ def _edge_gradients(
     inputs: Inputs,
     nodes: _Assignment,
     grad: PooledGradients,
+    volumes: Volumes | None,
     needs: Inputs,
     to: Inputs,
 ) -> Inputs:
@@ -260,7 +269,7 @@ def _edge_gradients(
         inputs.edge_index, nodes.slot, nodes.local, inputs.num_graphs * K, K
     )
     assert position is not None
-    loop = slot % K == local
+    graph, loop = slot // K, slot % K == local
     kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
 
     def to_edges(pooled: Tensor | None, channels: tuple[int, ...], own: Tensor | None) -> Tensor:
@@ -268,11 +277,15 @@ def _edge_gradients(
         if pooled is not None:
             each = pooled if kept is None else each.index_copy_(0, kept, pooled)
         if own is not None:
-            each = each + own.index_select(0, slot // K) * loop
+            each = each + own
         return each.index_select(0, position)
 
     if needs.edge_weight:
-        to = to._replace(edge_weight=to_edges(grad.edge_weight, (), grad.agreement))
+        own = None if grad.inside is None else grad.inside.index_select(0, graph) * loop
+        if volumes is not None:
+            by_volume = volumes.of_pairs(slot, graph * K + local, graph)
+            own = by_volume if own is None else own + by_volume
+        to = to._replace(edge_weight=to_edges(grad.edge_weight, (), own))
     if needs.edge_attr and inputs.edge_attr is not None:
         channels = tuple(inputs.edge_attr.shape[1:])
         to = to._replace(edge_attr=to_edges(grad.edge_attr, channels, None))
@@ -331,16 +344,29 @@ class _AssignmentGradient:
         nodes: _Assignment,
         edge_index: Tensor,
         grad: PooledGradients,
+        volumes: Volumes | None,
     ) -> None:
         self.plan, self.inputs, self.nodes, self.dtype = plan, inputs, nodes, inputs.dtype
-        self.agreement = None if grad.agreement is None else grad.agreement.to(self.dtype)
+        inside = None if grad.inside is None else grad.inside.to(self.dtype)
         graph = nodes.supernode // plan.num_clusters
 
-        # What all nodes of a graph share: the gradient of the sizes, and of ½ Σ n_k (n_k − 1).
+        # What all nodes of a graph share, the gradient of the sizes and of Σ n_k², and what their
+        # features and degrees are multiplied with; `own` is the part i = j in that, per node.
         self.matrix, self.shared = grad.x, grad.size
-        if self.agreement is not None:
-            pairs = -self.agreement.index_select(0, graph) * nodes.members
+        self.num_features = 0 if grad.x is None else grad.x.size(1)
+        self.degree: Tensor | None = None
+        self.own: Tensor | None = None
+        if grad.pairs is not None:
+            slope = 2 * grad.pairs.to(self.dtype)
+            pairs = slope.index_select(0, graph) * nodes.members
             self.shared = pairs if self.shared is None else self.shared + pairs
+            self.own = slope.index_select(0, inputs.batch)
+        if volumes is not None:
+            self.degree = volumes.degree.to(self.dtype)
+            columns = volumes.of_degrees(nodes.supernode, graph).to(self.dtype)
+            self.matrix = columns if grad.x is None else torch.cat([grad.x, columns], dim=1)
+            own = 2 * volumes.of_nodes(inputs.batch).to(self.dtype)
+            self.own = own if self.own is None else self.own + own
         if inputs.num_graphs == 1 and nodes.number is not None:
             self.matrix, self.shared = self._all_slots(self.matrix), self._all_slots(self.shared)
 
@@ -349,8 +375,8 @@ class _AssignmentGradient:
         self.edges = EdgeBlocks(plan, inputs) if inputs.edge_index.size(1) > 0 else None
         self.channels: list[tuple[Tensor | None, tuple[Table, Table]]] = []
         tables = Tables(plan, inputs, nodes.supernode, edge_index)
-        if grad.edge_weight is not None or self.agreement is not None:
-            both = tables.of(grad.edge_weight, self.agreement)
+        if grad.edge_weight is not None or inside is not None:
+            both = tables.of(grad.edge_weight, inside)
             self.channels.append((inputs.edge_weight, both))
         if grad.edge_attr is not None and inputs.edge_attr is not None:
             for each, value in zip(grad.edge_attr.t(), inputs.edge_attr.t(), strict=True):
@@ -365,12 +391,12 @@ class _AssignmentGradient:
 
     def block(self, block: slice) -> Tensor:
         """The rows ``block`` of g, ``[rows, K]``; valid until the next call."""
-        g, nodes, batch = self.memory[: block.stop - block.start], self.nodes, self.inputs.batch
+        g, nodes = self.memory[: block.stop - block.start], self.nodes
         with _stage("products"):
             self._multiply(g, block)
-        if self.agreement is not None:
-            own = self.agreement.index_select(0, batch[block])
-            g.scatter_add_(1, nodes.local[block].unsqueeze(1), own.unsqueeze(1))
+        if self.own is not None:
+            own = self.own[block].unsqueeze(1)
+            g.scatter_add_(1, nodes.local[block].unsqueeze(1), own.neg())
         if self.edges is not None and self.channels:
             with _stage("add_edges"):
                 for end in (0, 1):
@@ -383,7 +409,7 @@ class _AssignmentGradient:
         return g
 
     def _multiply(self, g: Tensor, block: slice) -> None:
-        """Writes ⟨∂L/∂X'_k, x_i⟩, and what the nodes of a graph share, to g."""
+        """Writes ⟨∂L/∂X'_k, x_i⟩, the same of the degrees, and what the nodes share, to g."""
         matrix, shared, inputs = self.matrix, self.shared, self.inputs
         if matrix is None and shared is None:
             g.zero_()
@@ -391,7 +417,9 @@ class _AssignmentGradient:
         if matrix is None:
             assert shared is not None
             matrix = g.new_zeros(shared.numel(), 0)
-        x = inputs.x[block, : matrix.size(1)].to(self.dtype)
+        x = inputs.x[block, : self.num_features].to(self.dtype)
+        if self.degree is not None:
+            x = torch.cat([x, self.degree[block]], dim=1)
         if inputs.num_graphs > 1:
             rows.of(g).multiply_rows_(
                 g, x, matrix, shared, self.nodes.supernode, inputs.batch[block], inputs.num_graphs

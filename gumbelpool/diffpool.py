@@ -41,8 +41,8 @@ class DenseDiffPool(ClusterPool):
             (default: ``None``, K for every graph)
         aggr (str): ``"sum"`` of the members' features, or their ``"mean"`` weighted by S.
             (default: ``"sum"``)
-        losses (tuple of str): Any of ``"link"``, ``"entropy"`` and ``"balance"``; ``()`` for none.
-            (default: ``("link", "entropy")``)
+        losses (tuple of str): Any of ``"link"``, ``"entropy"``, ``"balance"`` and
+            ``"modularity"``; ``()`` for none. (default: ``("link", "entropy")``)
         remove_self_loops (bool): Leaves the diagonal of A' out. (default: ``False``)
         bias (bool): Whether the assignment head has a bias. (default: ``True``)
 
@@ -114,7 +114,7 @@ class DenseDiffPool(ClusterPool):
             x, (edge_index, edge_weight, edge_attr), batch, batch_size, logits, assign_x,
             self.in_channels, self.num_clusters,
         )  # fmt: skip
-        n = op.longest_graph(inputs)  # checks the data too
+        n = op.longest_graph(inputs, list(self.losses))  # checks the data too
         K, B, batch = self.num_clusters, inputs.num_graphs, inputs.batch
         weight, edge_attr = inputs.edge_weight, inputs.edge_attr
         if weight is None:
@@ -163,6 +163,7 @@ class DenseDiffPool(ClusterPool):
             attr = torch.einsum("bnk,bnmd,bml->bkld", soft, values[..., 1:], soft)
             attr = attr[graph, source, target].to(edge_attr.dtype)
 
+        expected = pooled_adjacency.double()  # its rows and columns sum to the volumes
         residual = (adjacency - soft @ soft.transpose(1, 2)).square().sum((1, 2))
         statistics = GraphStatistics(
             num_nodes=inputs.num_nodes,
@@ -171,6 +172,9 @@ class DenseDiffPool(ClusterPool):
             weight_square=adjacency.square().sum((1, 2)),
             entropy=torch.special.entr(soft.where(soft > 0, torch.ones_like(soft))).sum((1, 2)),
             usage=usage,
+            inside=expected.diagonal(dim1=1, dim2=2).sum(1),
+            chance=(expected.sum(2) * expected.sum(1)).sum(1),
+            weight=adjacency.sum((1, 2), dtype=torch.float64),
         )
         return PoolOutput(
             x=pooled_x.flatten(0, 1).index_select(0, supernode).to(x.dtype),

@@ -1,8 +1,12 @@
 """The edges and the gradient of the pooled ones, in the form that the row functions take."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from gumbelpool import rows
+from gumbelpool.coarsen import count_rows
 from gumbelpool.inputs import Inputs
 from gumbelpool.plan import Plan
 from gumbelpool.rows.merging import index_dtype
@@ -10,6 +14,46 @@ from gumbelpool.rows.reference import Table
 
 FILL = 16  # a table may have this many times more entries than are not zero
 SMALL = 1 << 16  # or this many entries in any case
+
+
+class Volumes(NamedTuple):
+    """What the gradient of Σ_k vol⁺_k vol⁻_k is made of, in float64, source before target.
+
+    Attributes:
+        degree: Out- and in-degree of each node, ``[N, 2]``.
+        volume: Their sums over the members of each slot, ``[B·K, 2]``.
+        slope: Gradient of each graph's Σ_k vol⁺_k vol⁻_k, ``[B]``.
+    """
+
+    degree: Tensor
+    volume: Tensor
+    slope: Tensor
+
+    @staticmethod
+    def of(plan: Plan, inputs: Inputs, slot: Tensor, slope: Tensor) -> "Volumes":
+        """Sums the edges at each node, and the nodes of each slot."""
+        if inputs.edge_weight is None:
+            ends = [count_rows(end, inputs.x.size(0)).double() for end in inputs.edge_index]
+        else:
+            weight, sum_rows = inputs.edge_weight, rows.of(inputs.x).sum_rows
+            ends = [sum_rows(weight, end, inputs.x.size(0)) for end in inputs.edge_index]
+        degree = torch.stack(ends, dim=1)
+        num_slots = inputs.num_graphs * plan.num_clusters
+        return Volumes(degree, rows.of(inputs.x).sum_rows(degree, slot, num_slots), slope)
+
+    def of_pairs(self, source: Tensor, target: Tensor, graph: Tensor) -> Tensor:
+        """The gradient of an edge's weight, for the slots and the graph of its ends."""
+        other = self.volume[:, 1].index_select(0, source) + self.volume[:, 0].index_select(0, target)
+        return other * self.slope.index_select(0, graph)
+
+    def of_degrees(self, supernode: Tensor, graph: Tensor) -> Tensor:
+        """What a node's out- and in-degree are multiplied with in g, of each supernode, [K', 2]."""
+        volume = self.volume.index_select(0, supernode).flip(1)
+        return volume * self.slope.index_select(0, graph).unsqueeze(1)
+
+    def of_nodes(self, batch: Tensor) -> Tensor:
+        """The half of what a node's own degrees have added to g, [N]."""
+        return self.degree.prod(1) * self.slope.index_select(0, batch)
 
 
 class EdgeBlocks:
@@ -51,50 +95,50 @@ class Tables:
         self.supernode, (self.source, self.target) = supernode, edge_index
         self.num_slots = self.num_graphs * self.K
 
-    def of(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+    def of(self, grad: Tensor | None, inside: Tensor | None) -> tuple[Table, Table]:
         """The tables for an edge's source and for its target.
 
         Args:
             grad: Gradient of the pooled edges' values, ``[E']``, if any.
-            agreement: Gradient of the agreement that the link loss is made of, ``[B]``, if any: on
-                the whole diagonal.
+            inside: Gradient of the weight inside of each graph's clusters, ``[B]``, if any: on the
+                whole diagonal.
         """
         num_entries = 0 if grad is None else grad.numel()
         if (self.num_slots + self.num_graphs) * self.K <= max(SMALL, FILL * num_entries):
-            return self._dense(grad, agreement)
-        return self._sparse(grad, agreement)
+            return self._dense(grad, inside)
+        return self._sparse(grad, inside)
 
-    def _dense(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+    def _dense(self, grad: Tensor | None, inside: Tensor | None) -> tuple[Table, Table]:
         K, B = self.K, self.num_graphs
-        like = grad if grad is not None else agreement
+        like = grad if grad is not None else inside
         assert like is not None
         tables = like.new_zeros(2, self.num_slots + B, K)
         columns, matrix = (table[: self.num_slots].view(B, K, K) for table in tables)
         if grad is not None:
             matrix.view(-1).index_copy_(0, self.source * K + self.target % K, grad)
             tables[0, self.num_slots :] = matrix.diagonal(dim1=1, dim2=2)
-        if agreement is not None:
-            matrix.diagonal(dim1=1, dim2=2).add_(agreement.unsqueeze(1))
+        if inside is not None:
+            matrix.diagonal(dim1=1, dim2=2).add_(inside.unsqueeze(1))
         columns.copy_(matrix.transpose(1, 2))
         first, second = (Table(table, None, None, self.num_slots) for table in tables)
         return first, second
 
-    def _sparse(self, grad: Tensor | None, agreement: Tensor | None) -> tuple[Table, Table]:
+    def _sparse(self, grad: Tensor | None, inside: Tensor | None) -> tuple[Table, Table]:
         K = self.K
         parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[], []]
         if grad is not None:
-            inside = (self.source == self.target).nonzero().squeeze(1)
-            loops = self.source.index_select(0, inside)
-            own = grad.index_select(0, inside)
+            diagonal = (self.source == self.target).nonzero().squeeze(1)
+            loops = self.source.index_select(0, diagonal)
+            own = grad.index_select(0, diagonal)
             parts[0] += [
                 (self.target, self.source % K, grad),
                 (self.num_slots + loops // K, loops % K, own),
             ]
             parts[1] += [(self.source, self.target % K, grad)]
-        if agreement is not None:
-            diagonal = agreement.index_select(0, self.supernode // K)
+        if inside is not None:
+            each = inside.index_select(0, self.supernode // K)
             for part in parts:
-                part.append((self.supernode, self.supernode % K, diagonal))
+                part.append((self.supernode, self.supernode % K, each))
         first, second = (self._by_row(part) for part in parts)
         return first, second
 

@@ -1,5 +1,6 @@
 """The arguments of a pooling layer's call, checked and in one canonical form."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from gumbelpool.validation import (
     check_finite,
     check_length,
     check_logits,
+    check_not_negative,
     check_num_graphs,
     check_within_graphs,
 )
@@ -131,7 +133,7 @@ def read_inputs(
     )
 
 
-def check_data(inputs: Inputs) -> None:
+def check_data(inputs: Inputs, losses: Sequence[str]) -> None:
     """Checks what the tensors hold, unless :class:`~gumbelpool.data_checks` are off."""
     graphs = inputs.edge_index, inputs.batch, inputs.num_graphs
     if data_checks_enabled() and not rows.of(inputs.x).check_graphs(*graphs):
@@ -139,6 +141,8 @@ def check_data(inputs: Inputs) -> None:
         check_edge_ends(inputs.edge_index, inputs.x.size(0))
         check_within_graphs(inputs.edge_index, inputs.batch)
     check_finite("edge_weight", inputs.edge_weight)
+    if "modularity" in losses:
+        check_not_negative("edge_weight", inputs.edge_weight, " where losses has 'modularity'")
 
 
 def cluster_limit(num_nodes: Tensor, ratio: float | None, num_clusters: int) -> Tensor | None:

@@ -23,6 +23,10 @@ class GraphStatistics(NamedTuple):
         weight_square: ‖A‖² (Frobenius), ``[B]``.
         entropy: Σ_i H(p_i), ``[B]``.
         usage: Σ_i p_i, ``[B, K]``.
+        inside: Σ_ij A_ij [c_i=c_j], the weight inside of clusters, ``[B]``.
+        chance: Σ_k vol⁺_k vol⁻_k, the volumes being the sums of the members' out- and in-degrees,
+            ``[B]``.
+        weight: Σ_ij A_ij, ``[B]``.
     """
 
     num_nodes: Tensor
@@ -31,6 +35,9 @@ class GraphStatistics(NamedTuple):
     weight_square: Tensor | None
     entropy: Tensor | None
     usage: Tensor | None
+    inside: Tensor | None
+    chance: Tensor | None
+    weight: Tensor | None
 
 
 def link_loss(graph: GraphStatistics) -> Tensor:
@@ -64,10 +71,26 @@ def balance_loss(graph: GraphStatistics) -> Tensor:
     return loss.masked_fill(graph.num_nodes == 0, 0)
 
 
+def modularity_loss(graph: GraphStatistics) -> Tensor:
+    """−Q: the weight inside of clusters is to be more than degrees alone would put there.
+
+    Q = Σ_ij A_ij [c_i=c_j] / W − Σ_k vol⁺_k vol⁻_k / W² with W = Σ_ij A_ij (Newman 2006; Leicht and
+    Newman 2008 for directed graphs), and zero for a graph without edges.
+    """
+    assert graph.inside is not None
+    assert graph.chance is not None
+    assert graph.weight is not None
+    joined = graph.weight > 0
+    weight = graph.weight.where(joined, 1)
+    loss = (graph.chance / weight - graph.inside) / weight
+    return torch.where(joined, loss, 0)
+
+
 LOSSES: dict[str, Callable[[GraphStatistics], Tensor]] = {
     "link": link_loss,
     "entropy": entropy_loss,
     "balance": balance_loss,
+    "modularity": modularity_loss,
 }
 
 

@@ -44,7 +44,7 @@ torch.library.define(
 def run(*arguments: Any) -> tuple[Tensor, ...]:
     """What ``gumbelpool::pool`` does; the arguments are fields, by the schema."""
     inputs, plan = Inputs(*arguments[:_INPUTS]), Plan(*arguments[_INPUTS:])
-    check_data(inputs)
+    check_data(inputs, plan.losses)
     with torch.autocast(inputs.x.device.type, enabled=False):
         return pool_forward(plan, inputs)
 
@@ -64,7 +64,9 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
         size=x.new_empty(num_supernodes, dtype=inputs.dtype),
         edge_weight=x.new_empty(num_edges, dtype=inputs.dtype),
         edge_attr=x.new_empty(num_edges, channels, dtype=inputs.dtype),
-        agreement=x.new_empty(num_graphs, dtype=torch.float64),
+        inside=x.new_empty(num_graphs, dtype=torch.float64),
+        pairs=x.new_empty(num_graphs, dtype=torch.float64),
+        chance=x.new_empty(num_graphs, dtype=torch.float64),
         entropy=x.new_empty(num_graphs, dtype=torch.float64),
         usage=x.new_empty(num_graphs, K, dtype=torch.float64),
         edge_index=batch.new_empty(2, num_edges),
@@ -170,21 +172,21 @@ def pool(plan: Plan, inputs: Inputs) -> Pooled:
 
 
 # What else a trace cannot know, for DenseDiffPool: sizes that depend on the data.
-torch.library.define("gumbelpool::longest_graph", f"({_schema(Inputs)}) -> Tensor")
+torch.library.define("gumbelpool::longest_graph", f"({_schema(Inputs)}, str[] losses) -> Tensor")
 torch.library.define("gumbelpool::nonzero", "(Tensor mask) -> Tensor")
 
 
 @torch.library.impl("gumbelpool::longest_graph", "CompositeExplicitAutograd")
 def _longest_graph(*arguments: Any) -> Tensor:
-    inputs = Inputs(*arguments)
-    check_data(inputs)
+    inputs = Inputs(*arguments[:_INPUTS])
+    check_data(inputs, *arguments[_INPUTS:])
     longest = int(inputs.num_nodes.max()) if inputs.num_graphs > 0 else 0
     return inputs.batch.new_empty(max(longest, 2), 0)
 
 
 @torch.library.register_fake("gumbelpool::longest_graph")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> Tensor:
-    return Inputs(*arguments).batch.new_empty(torch.library.get_ctx().new_dynamic_size(min=2), 0)
+    return Inputs(*arguments[:_INPUTS]).batch.new_empty(torch.library.get_ctx().new_dynamic_size(min=2), 0)
 
 
 @torch.library.impl("gumbelpool::nonzero", "CompositeExplicitAutograd")
@@ -198,12 +200,12 @@ def _(mask: Tensor) -> Tensor:
     return mask.new_empty(size, mask.dim(), dtype=torch.int64)
 
 
-def longest_graph(inputs: Inputs) -> int:
+def longest_graph(inputs: Inputs, losses: list[str]) -> int:
     """Checks the data, and gives the number of nodes of the longest graph, or two if it has fewer.
 
     A compiler need then not ask whether it is one.
     """
-    longest: int = torch.ops.gumbelpool.longest_graph(*inputs).size(0)
+    longest: int = torch.ops.gumbelpool.longest_graph(*inputs, losses).size(0)
     return longest
 
 

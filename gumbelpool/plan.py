@@ -36,7 +36,10 @@ class Pooled(NamedTuple):
         size: Number of members, ``[K']``, float.
         edge_weight: Sums of the merged edges' weights, ``[E']``.
         edge_attr: Sums of the merged edges' features, ``[E', D]``, or ``[E', 0]``.
-        agreement: Σ_ij A_ij [c_i=c_j] − ½ Σ_{i≠j} [c_i=c_j] of each graph, ``[B]``, float64.
+        inside: Σ_ij A_ij [c_i=c_j] of each graph, ``[B]``, float64.
+        pairs: Σ_k n_k² of each graph, ``[B]``, float64, n_k being the members of cluster k.
+        chance: Σ_k vol⁺_k vol⁻_k of each graph, ``[B]``, float64, the volumes being the sums of the
+            members' out- and in-degrees.
         entropy: Σ_i H(p_i) of each graph, ``[B]``, float64.
         usage: Σ_i p_i of each graph, ``[B, K]``, float64.
         edge_index: ``[2, E']``.
@@ -51,7 +54,9 @@ class Pooled(NamedTuple):
     size: Tensor
     edge_weight: Tensor
     edge_attr: Tensor
-    agreement: Tensor
+    inside: Tensor
+    pairs: Tensor
+    chance: Tensor
     entropy: Tensor
     usage: Tensor
     edge_index: Tensor
@@ -82,7 +87,9 @@ class PooledGradients(NamedTuple):
     size: Tensor | None
     edge_weight: Tensor | None
     edge_attr: Tensor | None
-    agreement: Tensor | None
+    inside: Tensor | None
+    pairs: Tensor | None
+    chance: Tensor | None
     entropy: Tensor | None
     usage: Tensor | None
 

@@ -50,9 +50,12 @@ class GumbelPool(ClusterPool):
             so that a schedule may set it. (default: ``1.0``)
         aggr (str): ``"sum"`` or ``"mean"`` of the members' features. (default: ``"sum"``)
         losses (tuple of str): Any of ``"link"`` (clusters should follow the edges), ``"entropy"``
-            (assignments should be sure) and ``"balance"`` (all clusters should be used); ``()``
-            for none. Without ``"balance"`` assignments collapse: docs/results.md, "Use of
-            clusters". (default: ``("link", "entropy", "balance")``)
+            (assignments should be sure), ``"balance"`` (all clusters should be used) and
+            ``"modularity"`` (clusters should hold more edges than their degrees account for;
+            directed, weighted, with weights that are not negative); ``()`` for none. Without
+            ``"balance"`` assignments collapse: docs/results.md, "Use of clusters". To cluster a
+            graph take ``("modularity", "balance")``: docs/results.md, "Clusters that follow the
+            graph". (default: ``("link", "entropy", "balance")``)
         drop_empty (bool): ``False`` keeps all K (or K_g) supernodes of every graph, with members
             or without, so that clusters that a draw leaves empty have a gradient too
             (docs/theory.md, section 5) and a mean over supernodes has the same divisor in every
@@ -156,7 +159,8 @@ class GumbelPool(ClusterPool):
         Raises:
             TypeError: If an argument has the wrong type or dtype.
             ValueError: If shapes disagree, an edge end lies outside [0, N) or joins two graphs,
-                ``batch`` is unsorted or negative, or a row of logits has no softmax.
+                ``batch`` is unsorted or negative, a row of logits has no softmax, or ``losses``
+                has ``"modularity"`` and a weight is negative.
         """
         check_not_transformed("GumbelPool")
         inputs = read_inputs(
@@ -206,11 +210,13 @@ class GumbelPool(ClusterPool):
         )
 
     def _statistics(self, pooled: Pooled, inputs: Inputs) -> GraphStatistics:
-        """‖A − SSᵀ‖² = ‖A‖² − 2 · agreement + n, the agreement being linear in each row of S."""
-        square = residual = None
+        """‖A − SSᵀ‖² = ‖A‖² − 2 Σ_ij A_ij [c_i=c_j] + Σ_k n_k² for the one-hot S."""
+        square = residual = weight = None
         if "link" in self.losses:
-            square = _weight_square(pooled, inputs)
-            residual = torch.add(square + inputs.num_nodes, pooled.agreement, alpha=-2)
+            square = _weight_sum(pooled, inputs, 2)
+            residual = torch.add(square + pooled.pairs, pooled.inside, alpha=-2)
+        if "modularity" in self.losses:
+            weight = _weight_sum(pooled, inputs, 1)
         limit = inputs.limit
         if limit is None and "balance" in self.losses:
             limit = torch.full_like(inputs.num_nodes, self.num_clusters)
@@ -221,15 +227,18 @@ class GumbelPool(ClusterPool):
             weight_square=square,
             entropy=pooled.entropy,
             usage=pooled.usage,
+            inside=pooled.inside,
+            chance=pooled.chance,
+            weight=weight,
         )
 
 
-def _weight_square(pooled: Pooled, inputs: Inputs) -> Tensor:
-    """‖A‖² of each graph, ``[B]``, float64; an edge counts as often as it is listed."""
+def _weight_sum(pooled: Pooled, inputs: Inputs, power: int) -> Tensor:
+    """Σ w^power of each graph, ``[B]``, float64; an edge counts as often as it is listed."""
     if inputs.edge_weight is None:
         return pooled.num_edges
-    square = inputs.edge_weight.double().square()
+    weight = inputs.edge_weight.double() ** power
     if inputs.num_graphs == 1:
-        return square.sum().unsqueeze(0)
+        return weight.sum().unsqueeze(0)
     graph = inputs.batch.index_select(0, inputs.edge_index[0])
-    return square.new_zeros(inputs.num_graphs).index_add(0, graph, square)
+    return weight.new_zeros(inputs.num_graphs).index_add(0, graph, weight)

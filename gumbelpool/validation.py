@@ -279,10 +279,10 @@ def check_finite(name: str, value: object) -> None:
             )
 
 
-def check_not_negative(name: str, value: Tensor | None) -> None:
-    """Checks weights that must not be negative."""
+def check_not_negative(name: str, value: Tensor | None, where: str = "") -> None:
+    """Checks weights that must not be negative, or not ``where`` something needs that."""
     if data_checks_enabled() and value is not None and bool((value < 0).any()):
-        raise ValueError(f"{name} must not be negative; got {float(value.min())}")
+        raise ValueError(f"{name} must not be negative{where}; got {float(value.min())}")
 
 
 def check_probability(probability: Tensor) -> None:

@@ -129,6 +129,19 @@ def link_loss(S: Tensor, edge_index: Tensor, w: Tensor) -> Tensor:
     return Q.sqrt() / (norm2.sqrt() if norm2 > 1 else 1.0)
 
 
+def modularity_loss(S: Tensor, edge_index: Tensor, w: Tensor) -> Tensor:
+    """−Q of one graph, pair by pair of nodes, with the pairs i = j linear in S."""
+    n = len(S)
+    W = w.sum()
+    if W == 0:
+        return torch.zeros((), dtype=torch.float64)
+    A = adjacency(n, edge_index, w)
+    beyond_chance = A / W - torch.outer(A.sum(1), A.sum(0)) / W**2
+    same = S @ S.T
+    same = same - torch.diag(torch.diagonal(same)) + torch.diag(S.sum(1))
+    return -(beyond_chance * same).sum()
+
+
 def probabilities(theta: Tensor) -> Tensor:
     """Softmax per row; −inf logits get probability 0 and a zero (never NaN) gradient."""
     if len(theta) == 0:
@@ -206,6 +219,8 @@ def pool(
         for name, values in loss_values.items():
             if name == "link":
                 values.append(link_loss(S_g, local, w) if n else zero)
+            elif name == "modularity":
+                values.append(modularity_loss(S_g, local, w) if n else zero)
             elif name == "entropy":
                 values.append(entropy_loss(theta[nodes]) if n else zero)
             else:
