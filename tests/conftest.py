@@ -107,14 +107,17 @@ def make_batch(
     *,
     channels: int = 3,
     attr: int | None = None,
-    weighted: bool = False,
+    weighted: bool | str = False,
     loops: bool = False,
     undirected: bool = False,
     duplicates: bool = False,
     density: float = 0.4,
     seed: int = 0,
 ) -> Batch:
-    """Random graphs; the last node of each graph of two or more nodes is isolated."""
+    """Random graphs; the last node of each graph of two or more nodes is isolated.
+
+    Weights may be negative, unless ``weighted`` is "positive".
+    """
     random = generator(1000 + seed)
     edges, start = [], 0
     for n in sizes:
@@ -131,10 +134,13 @@ def make_batch(
     order = torch.randperm(len(edges), generator=random).tolist()
     edge_index = torch.tensor([edges[e] for e in order], dtype=torch.long).view(-1, 2).T
     E = len(edges)
+    weight = randn(E, seed=seed + 2) + 0.5 if weighted else None
+    if weighted == "positive":
+        weight = weight.abs()
     return Batch(
         x=randn(start, channels, seed=seed + 1),
         edge_index=edge_index.contiguous(),
-        edge_weight=randn(E, seed=seed + 2) + 0.5 if weighted else None,
+        edge_weight=weight,
         edge_attr=randn(E, attr, seed=seed + 3) if attr is not None else None,
         batch=torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long)),
         num_graphs=len(sizes),
@@ -145,9 +151,8 @@ def make_batch(
 def batches(draw, **fixed):
     """A random batch with a number of clusters, options and one uniform per node."""
     sizes = draw(st.lists(st.integers(0, 7), min_size=1, max_size=4))
-    flags = {
-        name: draw(st.booleans()) for name in ("weighted", "loops", "duplicates", "undirected")
-    }
+    flags = {name: draw(st.booleans()) for name in ("loops", "duplicates", "undirected")}
+    flags["weighted"] = draw(st.sampled_from([False, True, "positive"]))
     seed = draw(st.integers(0, 10_000))
     batch = make_batch(
         sizes,

@@ -41,10 +41,12 @@ def test_every_way_gives_the_gradient_of_the_oracle(way, options):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("name", ["link", "balance"])
-def test_every_way_gives_the_gradient_of_a_loss_alone(way, name):
+@pytest.mark.parametrize("name", ["link", "balance", "modularity"])
+@pytest.mark.parametrize("weighted", [False, "positive"])
+def test_every_way_gives_the_gradient_of_a_loss_alone(way, name, weighted):
     sizes, sizing = way
-    batch = make_batch(sizes, density=0.05 if sum(sizes) > 30 else 0.4, **EVERYTHING)
+    options = EVERYTHING | {"weighted": weighted}
+    batch = make_batch(sizes, density=0.05 if sum(sizes) > 30 else 0.4, **options)
     assert_gradients_agree(batch, sizing, loss=lambda out: out.losses[name])
 
 
