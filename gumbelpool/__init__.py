@@ -7,11 +7,13 @@ from gumbelpool.expectation import (
     adjacency_variance,
     expected_adjacency,
     expected_features,
-    samples_for_error,
+    expected_modularity,
+    modularity_variance,
 )
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
 from gumbelpool.rows import backend
+from gumbelpool.samples import samples_for_error
 from gumbelpool.sampling import sample_clusters
 from gumbelpool.switch import data_checks
 
@@ -32,6 +34,8 @@ __all__ = [
     "data_checks",
     "expected_adjacency",
     "expected_features",
+    "expected_modularity",
+    "modularity_variance",
     "occupancy",
     "sample_clusters",
     "samples_for_error",

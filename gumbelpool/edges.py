@@ -43,7 +43,9 @@ class Volumes(NamedTuple):
 
     def of_pairs(self, source: Tensor, target: Tensor, graph: Tensor) -> Tensor:
         """The gradient of an edge's weight, for the slots and the graph of its ends."""
-        other = self.volume[:, 1].index_select(0, source) + self.volume[:, 0].index_select(0, target)
+        other = self.volume[:, 1].index_select(0, source) + self.volume[:, 0].index_select(
+            0, target
+        )
         return other * self.slope.index_select(0, graph)
 
     def of_degrees(self, supernode: Tensor, graph: Tensor) -> Tensor:

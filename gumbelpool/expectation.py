@@ -1,14 +1,11 @@
-r"""Mean and variance of what a draw gives, in closed form, and how fast an average converges.
+r"""Mean and variance of what a draw gives, in closed form.
 
-The proofs are in ``docs/theory.md``, sections 2 to 4. All sums run over nodes and edges; no N×N
+The proofs are in ``docs/theory.md``, sections 2, 3 and 6. All sums run over nodes and edges; no N×N
 matrix is formed. The probabilities are held whole, ``[N, K]``: this is for analysis, not for
 training. Those of a layer are ``pool.lin(x).softmax(-1)``; the results have all K clusters of every
 graph, as the layer's have unless ``drop_empty=True``. Everything is differentiable with respect to
 the floating arguments.
 """
-
-import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,17 +18,11 @@ from gumbelpool.validation import (
     check_devices,
     check_edges,
     check_features,
-    check_in,
     check_length,
     check_not_negative,
-    check_open_share,
-    check_positive_int,
     check_probability,
-    check_variance,
     check_within_graphs,
 )
-
-METHODS = ("hoeffding", "bernstein", "mcdiarmid")
 
 
 def expected_features(
@@ -149,91 +140,75 @@ def adjacency_variance(
     return torch.where(same, torch.diag_embed(diagonal), variance)
 
 
-def samples_for_error(
-    error: float,
-    failure: float,
-    num_clusters: int,
-    method: Literal["hoeffding", "bernstein", "mcdiarmid"] = "hoeffding",
-    *,
-    variance: Tensor | float | None = None,
-    edge_index: Tensor | None = None,
+def expected_modularity(
+    edge_index: Tensor,
+    probability: Tensor,
     edge_weight: Tensor | None = None,
     batch: Tensor | None = None,
     batch_size: int | None = None,
-) -> int:
-    r"""How many draws bring the average pooled adjacency close to its mean (Theorem 4).
-
-    With at least that many, all K² entries are off by at most ``error`` · W at once, with
-    probability at least 1 − ``failure``, where W is the sum of the edge weights, which must not be
-    negative. In a batch that holds for all B·K² entries of all graphs at once, each against the W
-    of its own graph.
+) -> Tensor:
+    r"""The mean of the modularity Q of the drawn clusters (Theorem 7).
 
     Args:
-        error: ε, relative to W, in (0, 1).
-        failure: δ, in (0, 1).
-        num_clusters: K.
-        method: ``"hoeffding"`` needs nothing else and does not depend on the graph;
-            ``"bernstein"`` uses ``variance``; ``"mcdiarmid"`` uses the edges, and asks for fewer
-            samples the larger the graph is. (default: ``"hoeffding"``)
-        variance: The largest variance of an entry, relative to W²: the maximum of
-            :func:`adjacency_variance` over W squared, over the graphs.
         edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
-        edge_weight: ``[E]``. (default: ones)
+        probability: P, ``[N, K]``.
+        edge_weight: ``[E]``, not negative. (default: ones)
         batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
         batch_size: The number of graphs B. (default: read from ``batch``)
 
     Returns:
-        The number of samples M, at least 1.
+        ``[B]``; zero for a graph without edges.
 
     Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If a number is out of range, ``method`` is unknown or what it needs is missing,
-            a weight is negative, ``batch`` is unsorted, or an edge joins two graphs.
+        TypeError: If an argument has the wrong dtype.
+        ValueError: If shapes disagree, ``batch`` is unsorted, an edge is not inside a graph, a
+            weight is negative, or a row of ``probability`` is none.
     """
-    check_open_share("error", error)
-    check_open_share("failure", failure)
-    check_positive_int("num_clusters", num_clusters)
-    check_in("method", method, METHODS)
-    check_batch(batch, batch_size, None)
-    batch_size = _count_graphs(batch, batch_size)
-    logarithm = math.log(2 * max(1, batch_size) * int(num_clusters) ** 2) - math.log(failure)
-    if method == "hoeffding":
-        factor = 0.5
-    elif method == "bernstein":
-        check_variance(variance)
-        assert variance is not None
-        factor = 2 * float(variance) + 2 * error / 3
-    else:
-        if edge_index is None:
-            raise ValueError("edge_index must be given for 'mcdiarmid'; got None")
-        factor = _bounded_differences(edge_list(edge_index), edge_weight, batch, batch_size) / 2
-    samples = factor * logarithm / error / error
-    if samples == math.inf:
-        raise ValueError(f"error must be large enough for a finite number; got {error}")
-    return max(1, math.ceil(samples))
+    sizes, edges = _read_edges(edge_index, probability, edge_weight, batch, batch_size)
+    check_not_negative("edge_weight", edge_weight)
+    P = probability
+    out, into = edges.scale(sizes)
+    inside = (P * _multiply(edges.index, edges.weight, P)).sum(1, keepdim=True)
+    alone = edges.loops.unsqueeze(1) - out * into * (1 - P.square().sum(1, keepdim=True))
+    volumes = _sums(out * P, sizes) * _sums(into * P, sizes)
+    return _sums(inside + alone, sizes)[:, 0] - volumes.sum(1)
 
 
-def _bounded_differences(
-    edge_index: Tensor, edge_weight: Tensor | None, batch: Tensor | None, batch_size: int
-) -> float:
-    """The largest Σ d_i² / W² of a graph, d_i being what the edges at node i weigh."""
-    check_edges(edge_index, edge_weight, None, None if batch is None else batch.numel())
-    if batch is None:
-        num_nodes = int(edge_index.max()) + 1 if edge_index.numel() > 0 else 0
-        batch = torch.zeros(num_nodes, dtype=torch.int64, device=edge_index.device)
-    num_nodes = batch.numel()
-    check_devices(edge_index, "edge_index", edge_weight=edge_weight, batch=batch)
-    check_within_graphs(edge_index, batch)
-    weight = torch.ones(edge_index.size(1), device=edge_index.device)
-    weight = (weight if edge_weight is None else edge_weight).double()
-    check_not_negative("edge_weight", weight)
-    total = sum_rows(weight, batch[edge_index[0]], batch_size)
-    loop = edge_index[0] == edge_index[1]
-    ends = torch.cat([edge_index[0], edge_index[1][~loop]])
-    difference = sum_rows(torch.cat([weight, weight[~loop]]), ends, num_nodes)
-    squares = sum_rows(difference.square(), batch, batch_size)
-    shares = squares[total > 0] / total[total > 0].square()
-    return float(shares.max()) if shares.numel() > 0 else 0.0
+def modularity_variance(
+    edge_index: Tensor,
+    probability: Tensor,
+    edge_weight: Tensor | None = None,
+    batch: Tensor | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    r"""The variance of the modularity Q of the drawn clusters (Theorem 7).
+
+    Takes O(E·K + N·K²) time. Arguments and errors are those of :func:`expected_modularity`.
+
+    Returns:
+        ``[B]``; zero for a graph without edges.
+    """
+    sizes, edges = _read_edges(edge_index, probability, edge_weight, batch, batch_size)
+    check_not_negative("edge_weight", edge_weight)
+    P = probability
+    out, into = edges.scale(sizes)
+
+    # What is linear in each row's deviation from p_i.
+    chance = _each(_sums(into * P, sizes), sizes) * out + _each(_sums(out * P, sizes), sizes) * into
+    slope = _multiply(edges.index, edges.weight, P) - chance + 2 * out * into * P
+    slope = slope + _multiply(edges.index.flip(0), edges.weight, P)
+    linear = (P * slope.square()).sum(1) - (P * slope).sum(1).square()
+
+    # What is a product of two rows': of the pairs that an edge joins, and of all by their volumes.
+    row, col = edges.index
+    pairs = out[row] * into[col] + into[row] * out[col]
+    joined = edges.weight * (edges.weight + edges.reverse - 2 * pairs[:, 0])
+    joined = sum_rows(joined * _covariance_product(P[row], P[col]), row, len(P)).to(P.dtype)
+    own = 2 * (out * into).square()[:, 0] * _covariance_product(P, P)
+    between = (_covariances(out.square(), P, sizes) * _covariances(into.square(), P, sizes)) + (
+        _covariances(out * into, P, sizes).square()
+    )
+    return _sums((linear + joined - own).unsqueeze(1), sizes)[:, 0] + between.sum((1, 2))
 
 
 class _Edges:
@@ -249,8 +224,22 @@ class _Edges:
         at = torch.searchsorted(key, wanted).clamp_(max=max(key.numel() - 1, 0))
         self.reverse = torch.where(key[at] == wanted, self.weight[at], 0)
 
+    def scale(self, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """Makes each graph's weights sum to one, and gives out- and in-degrees, ``[N, 1]`` each."""
+        num_nodes = self.loops.numel()
+        out, into = (
+            sum_rows(self.weight, end, num_nodes).to(self.weight.dtype) + self.loops
+            for end in self.index
+        )
+        total = _each(_sums(out.unsqueeze(1), sizes), sizes)[:, 0]
+        share = 1 / total.where(total > 0, 1)
+        here = share.index_select(0, self.index[0])
+        self.weight, self.reverse = self.weight * here, self.reverse * here
+        self.loops = self.loops * share
+        return (out * share).unsqueeze(1), (into * share).unsqueeze(1)
 
-def _count_graphs(batch: Tensor | None, batch_size: int | None) -> int:
+
+def count_graphs(batch: Tensor | None, batch_size: int | None) -> int:
     """B."""
     if batch is None:
         return 1
@@ -269,7 +258,7 @@ def _read_graphs(
     check_devices(probability, "probability", batch=batch)
     if batch is None:
         return [num_nodes], torch.zeros(num_nodes, dtype=torch.int64, device=probability.device)
-    sizes: list[int] = count_rows(batch, _count_graphs(batch, batch_size)).tolist()
+    sizes: list[int] = count_rows(batch, count_graphs(batch, batch_size)).tolist()
     return sizes, batch
 
 
@@ -308,3 +297,19 @@ def _sums(rows: Tensor, sizes: list[int]) -> Tensor:
     """The sum of each graph's rows, ``[B, K]``."""
     parts = [part.sum(0) for part in torch.split(rows, sizes)]
     return torch.stack(parts) if parts else rows.new_zeros(0, rows.size(1))
+
+
+def _each(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Each graph's row for each of its nodes."""
+    return rows.repeat_interleave(torch.tensor(sizes, device=rows.device), dim=0)
+
+
+def _covariance_product(p: Tensor, q: Tensor) -> Tensor:
+    """tr(J(p) J(q)) of each two rows, J(p) being the covariance of a draw from p."""
+    product = p * q
+    return (product * (1 - p - q)).sum(1) + product.sum(1).square()
+
+
+def _covariances(values: Tensor, P: Tensor, sizes: list[int]) -> Tensor:
+    """Σ_i u_i J(p_i) of each graph, ``[B, K, K]``, for the values u, ``[N, 1]``."""
+    return torch.diag_embed(_sums(values * P, sizes)) - _products(values * P, P, sizes)

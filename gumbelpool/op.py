@@ -186,7 +186,9 @@ def _longest_graph(*arguments: Any) -> Tensor:
 
 @torch.library.register_fake("gumbelpool::longest_graph")  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> Tensor:
-    return Inputs(*arguments[:_INPUTS]).batch.new_empty(torch.library.get_ctx().new_dynamic_size(min=2), 0)
+    return Inputs(*arguments[:_INPUTS]).batch.new_empty(
+        torch.library.get_ctx().new_dynamic_size(min=2), 0
+    )
 
 
 @torch.library.impl("gumbelpool::nonzero", "CompositeExplicitAutograd")

@@ -15,6 +15,8 @@ from gumbelpool import (
     adjacency_variance,
     expected_adjacency,
     expected_features,
+    expected_modularity,
+    modularity_variance,
     samples_for_error,
 )
 
@@ -92,6 +94,56 @@ def test_moments_of_other_graphs_equal_those_of_all_assignments(options):
     assert_moments(batch.x, batch.edge_index, batch.edge_weight, dense(batch), 3)
 
 
+def modularity(S, adjacency):
+    """Q, by its definition."""
+    total = adjacency.sum()
+    chance = torch.outer(adjacency.sum(1), adjacency.sum(0)) / total**2
+    return ((adjacency / total - chance) * (S @ S.T)).sum()
+
+
+@pytest.mark.parametrize("num_clusters", [1, 2, 3])
+@pytest.mark.parametrize("nodes", [1, 2, 5, 7])
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_moments_of_modularity_equal_those_of_all_assignments(kind, nodes, num_clusters):
+    _, edge_index, weight, adjacency = graph(nodes, *kind)
+    weight, adjacency = None if weight is None else weight.abs(), adjacency.abs()
+    probability = (2 * randn(nodes, num_clusters, seed=11)).softmax(-1)
+    mean = variance = torch.zeros((), dtype=torch.float64)
+    if adjacency.sum() > 0:
+        mean, variance = enumerate_moments(probability, lambda s: modularity(s, adjacency))
+    given = (edge_index, probability, weight)
+    assert_close(expected_modularity(*given)[0], mean, rtol=1e-12, atol=1e-13)
+    assert_close(modularity_variance(*given)[0], variance, rtol=1e-11, atol=1e-13)
+
+
+def test_moments_of_modularity_add_up_edges_that_are_listed_twice():
+    batch = make_batch((6,), weighted="positive", loops=True, duplicates=True)
+    probability = randn(6, 3, seed=11).softmax(-1)
+    mean, variance = enumerate_moments(probability, lambda s: modularity(s, dense(batch)))
+    given = (batch.edge_index, probability, batch.edge_weight)
+    assert_close(expected_modularity(*given)[0], mean)
+    assert_close(modularity_variance(*given)[0], variance)
+
+
+def test_the_layers_mean_modularity_over_all_draws_is_the_closed_form():
+    """Each of the 3^5 draws once, as the argmax of its own logits, in one batch."""
+    batch, clusters = make_batch((5,), weighted="positive", loops=True), 3
+    probability = randn(5, clusters, seed=11).softmax(-1)
+    pool = GumbelPool(3, clusters, losses=("modularity",)).double().eval()
+    mean = torch.zeros((), dtype=torch.float64)
+    for S, p in assignments(5, clusters, probability):
+        mean = mean - p * pool(**batch.arguments(), logits=S).losses["modularity"]
+    expected = expected_modularity(batch.edge_index, probability, batch.edge_weight)
+    assert_close(mean, expected[0])
+
+
+def test_modularity_of_negative_weights_is_refused():
+    batch = make_batch((5,), weighted="positive")
+    for moment in (expected_modularity, modularity_variance):
+        with pytest.raises(ValueError, match="edge_weight must not be negative; got -"):
+            moment(batch.edge_index, torch.full((5, 2), 0.5), -batch.edge_weight.float())
+
+
 def test_certain_probabilities_have_no_variance():
     batch = make_batch((6,), weighted=True, loops=True)
     one_hot = torch.eye(3, dtype=torch.float64)[[0, 2, 2, 1, 0, 2]]
@@ -102,18 +154,22 @@ def test_certain_probabilities_have_no_variance():
 
 
 def test_each_graph_of_a_batch_is_as_alone():
-    batch = make_batch((5, 0, 6, 1, 0), weighted=True, loops=True)
+    batch = make_batch((5, 0, 6, 1, 0), weighted="positive", loops=True)
     probability = randn(batch.num_nodes, 3, seed=3).softmax(-1)
     given = (batch.edge_index, probability, batch.edge_weight, batch.batch, batch.num_graphs)
     mean, variance = expected_adjacency(*given), adjacency_variance(*given)
     features = expected_features(batch.x, probability, batch.batch, batch.num_graphs)
+    quality, spread = expected_modularity(*given), modularity_variance(*given)
     assert mean.shape == variance.shape == (5, 3, 3)
+    assert quality.shape == spread.shape == (5,)
     assert features.shape == (5, 3, 3)
     for g in range(batch.num_graphs):
         alone = batch.graph(g)
         own = (alone.edge_index, probability[batch.batch == g], alone.edge_weight)
         assert_close(mean[g], expected_adjacency(*own)[0])
         assert_close(variance[g], adjacency_variance(*own)[0])
+        assert_close(quality[g], expected_modularity(*own)[0])
+        assert_close(spread[g], modularity_variance(*own)[0])
         assert_close(features[g], expected_features(alone.x, own[1])[0])
 
 
