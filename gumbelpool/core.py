@@ -157,7 +157,7 @@ def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
         attr = weight.new_empty(count.numel(), 0)
         if inputs.edge_attr is not None and position is not None:
             attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, count.numel())
-    inside, pairs, chance = weight.new_zeros(3, inputs.num_graphs)
+    inside, pairs, chance = (torch.zeros_like(num_edges) for _ in range(3))
     if "link" in plan.losses:
         pairs.index_add_(0, nodes.supernode // K, nodes.members.square().double())
     if "link" in plan.losses or "modularity" in plan.losses:

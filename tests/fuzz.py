@@ -117,7 +117,7 @@ def batches(draw, duplicates=True) -> tuple[Batch, int]:
         sizes,
         channels=CHANNELS,
         attr=draw(st.sampled_from([None, 0, 1, 2])),
-        weighted=draw(st.booleans()),
+        weighted=draw(st.sampled_from([False, True, "positive"])),
         loops=draw(st.booleans()),
         undirected=draw(st.booleans()),
         duplicates=duplicates and draw(st.booleans()),
@@ -140,13 +140,15 @@ def calls(draw) -> Call:
             batch = replace(batch, edge_attr=None)
         if batch.edge_attr is not None and batch.edge_attr.size(1) == 0:
             batch = replace(batch, edge_attr=None)
+    weight = batch.edge_weight
+    modular = ["modularity"] if weight is None or bool((weight >= 0).all()) else []
     K = draw(st.sampled_from([1, 2, 3, 9]))
     options: dict[str, Any] = {
         "num_clusters": K,
         "ratio": draw(st.sampled_from([None, None, 0.2, 0.5, 1, 1.0])),
         "aggr": draw(st.sampled_from(["sum", "mean"])),
         "losses": tuple(
-            draw(st.lists(st.sampled_from(["link", "entropy", "balance"]), unique=True))
+            draw(st.lists(st.sampled_from(["link", "entropy", "balance", *modular]), unique=True))
         ),
         "remove_self_loops": draw(st.booleans()),
         "bias": draw(st.booleans()),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import ESTIMATORS, assert_close, generator, make_batch
 
-from gumbelpool import GumbelPool
+from gumbelpool import DenseDiffPool, GumbelPool
 
 # What torch's compiler warns of on its own account, as it looks at every object of a frame.
 pytestmark = [
@@ -66,13 +66,14 @@ def test_one_graph_serves_batches_of_any_size(backend):
         {"drop_empty": False, "aggr": "mean"},
         {"ratio": 0.5, "losses": ("balance",), "remove_self_loops": True},
         {"losses": (), "bias": False, "weighted": False},
+        {"losses": ("modularity", "balance"), "drop_empty": True},
     ],
     ids=str,
 )
 def test_compiled_options_equal_eager_ones(options, estimator):
     pool = GumbelPool(3, 4, estimator=estimator, **options).double()
     layer = torch.compile(pool, fullgraph=True, backend="aot_eager")
-    assert_same(pool, layer, make_batch((6, 5), weighted=True))
+    assert_same(pool, layer, make_batch((6, 5), weighted="positive"))
     assert_same(pool, layer, make_batch((6, 5), undirected=True))
 
 
@@ -102,6 +103,16 @@ def test_bad_data_is_an_error_in_a_compiled_layer():
         layer(**given | {"edge_index": between})
     with pytest.raises(ValueError, match="batch must be sorted"):
         layer(**given | {"batch": given["batch"].flip(0)})
+
+
+@pytest.mark.parametrize("kind", [GumbelPool, DenseDiffPool])
+def test_negative_weights_for_modularity_are_an_error_in_a_compiled_layer(kind):
+    pool = kind(3, 4, losses=("modularity",)).double()
+    layer = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    given = make_batch((6, 5), weighted="positive").arguments()
+    assert_close(layer(**given).loss.isfinite().all(), torch.tensor(True))
+    with pytest.raises(ValueError, match="edge_weight must not be negative where losses"):
+        layer(**given | {"edge_weight": -given["edge_weight"]})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from gumbelpool.output import PoolOutput
 
 K, F, D = 3, 4, 2
 SIZES = (5, 1, 0, 7)
+ALL = ("link", "entropy", "balance", "modularity")
 
 
 @pytest.fixture
@@ -46,10 +47,10 @@ def graphs():
 @pytest.mark.parametrize("aggr", ["sum", "mean"])
 def test_pooling_equals_diffpool_graph_by_graph(batch, aggr):
     x, edge_index, weight, vector, attr = batch
-    pool = DenseDiffPool(F, K, aggr=aggr, losses=("link", "entropy", "balance")).double()
+    pool = DenseDiffPool(F, K, aggr=aggr, losses=ALL).double()
     out = pool(x, edge_index, weight, vector, edge_attr=attr, batch_size=len(SIZES))
 
-    losses = torch.zeros(3, dtype=torch.float64)
+    losses = torch.zeros(4, dtype=torch.float64)
     assert out.batch.tolist() == [0] * K + [1] * K + [2] * K + [3] * K
     for graph, nodes in graphs():
         S = pool.lin(x[nodes.start : nodes.stop]).softmax(-1)
@@ -70,6 +71,8 @@ def test_pooling_equals_diffpool_graph_by_graph(batch, aggr):
             losses[1] += -(S * S.log()).sum(1).mean()
             usage = S.mean(0)
             losses[2] += torch.tensor(K).log() + (usage * usage.log()).sum()
+            chance = torch.outer(A.sum(1), A.sum(0)) / A.sum() ** 2
+            losses[3] -= (S.T @ (A / A.sum() - chance) @ S).trace()
     mean = losses / len(SIZES)
     torch.testing.assert_close(torch.stack(list(out.losses.values())), mean)
 
@@ -147,7 +150,7 @@ def test_level_scores_make_all_supernodes_of_diffpool_alike_and_those_of_a_draw_
 @pytest.mark.parametrize("nodes", [0, 1])
 @pytest.mark.parametrize("ratio", [None, 0.5])
 def test_degenerate_graphs_give_no_nan(nodes, ratio):
-    pool = DenseDiffPool(F, K, ratio=ratio, losses=("link", "entropy", "balance"))
+    pool = DenseDiffPool(F, K, ratio=ratio, losses=ALL)
     x = torch.randn(nodes, F, requires_grad=True)
     out = pool(x, torch.empty(2, 0, dtype=torch.int64))
     (out.x.sum() + out.edge_weight.sum() + out.loss).backward()

@@ -15,6 +15,7 @@ GRAPHS = {
     "self-loops": {"loops": True},
     "duplicates": {"duplicates": True, "loops": True},
     "weighted": {"weighted": True, "loops": True, "duplicates": True},
+    "positive": {"weighted": "positive", "loops": True, "duplicates": True},
     "weighted-undirected": {"weighted": True, "undirected": True},
     "attr": {"attr": 3, "loops": True},
     "attr-weighted": {"attr": 2, "weighted": True, "loops": True, "duplicates": True},
@@ -38,7 +39,10 @@ OPTIONS = {
 
 def both(batch, options, *, training=True, **extra):
     """The same draw through the layer and through the oracle."""
-    options = {"losses": ("link", "entropy", "balance")} | options
+    losses = ("link", "entropy", "balance", "modularity")
+    if batch.edge_weight is not None and (batch.edge_weight < 0).any():
+        losses = losses[:3]
+    options = {"losses": losses} | options
     pool = GumbelPool(batch.x.size(1), K, **options).double().train(training)
     uniforms = rand(batch.num_nodes, seed=5)
     with injected(uniforms):

@@ -5,7 +5,16 @@ import math
 import oracle
 import pytest
 import torch
-from conftest import ESTIMATORS, assert_close, downstream, generator, make_batch, randn
+from conftest import (
+    ESTIMATORS,
+    assert_close,
+    downstream,
+    generator,
+    injected,
+    make_batch,
+    rand,
+    randn,
+)
 
 from gumbelpool import GumbelPool, coarsen_edges, coarsen_nodes
 
@@ -120,6 +129,56 @@ def test_link_of_weights_whose_squares_leave_the_dtype(dtype, heavy, tolerance, 
     assert_close(loss.detach().double(), expected.detach(), rtol=tolerance, atol=0)
     loss.backward()
     assert_close(weight.grad.double(), exact.grad, rtol=10 * tolerance, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heavy", "tolerance"),
+    [
+        (torch.float16, 300.0, 1e-3),
+        (torch.float16, 1e-3, 1e-3),
+        (torch.bfloat16, 300.0, 1e-2),
+        (torch.float32, 1e30, 1e-5),
+        (torch.float32, 1e-30, 1e-5),
+        (torch.float64, 1e100, 1e-10),
+        (torch.float64, 1e-100, 1e-10),
+    ],
+)
+def test_modularity_of_weights_near_the_ends_of_the_dtype(dtype, heavy, tolerance):
+    """Q does not depend on the unit of the weights, and neither does its gradient by the scores."""
+    batch = make_batch((12,), loops=True, seed=6)
+    weight = 1 + rand(batch.edge_index.size(1), seed=1)
+    scaled = (heavy * weight).to(dtype)
+    x, uniforms = batch.x.to(dtype), rand(12, seed=3)
+    logits = randn(12, 3, seed=2).to(dtype)
+    pool = GumbelPool(3, 3, losses=("modularity",), estimator="straight_through")
+    values, gradients = [], []
+    for x_, weight_ in ((x, scaled), (x.double(), scaled.double() / heavy)):
+        leaf = logits.to(weight_.dtype).detach().requires_grad_()
+        with injected(uniforms):
+            loss = pool(x_, batch.edge_index, weight_, logits=leaf).loss
+        loss.backward()
+        values.append(loss.detach().double())
+        gradients.append(leaf.grad.double())
+    assert_close(*values, rtol=tolerance, atol=tolerance)
+    assert_close(*gradients, rtol=10 * tolerance, atol=tolerance * float(gradients[1].abs().max()))
+
+
+def test_modularity_of_a_million_nodes_is_that_of_float64():
+    """Two stars, whose hubs have degrees beyond what float32 counts to one by one with weights."""
+    leaves = torch.arange(2, MILLION)
+    hub, weight = leaves % 2, 1 + 0.1 * torch.rand(MILLION - 2, generator=generator(1))
+    edges = torch.stack([torch.cat([leaves, hub]), torch.cat([hub, leaves])])
+    both = weight.repeat(2)
+    cluster = torch.randint(3, (MILLION,), generator=generator(2))
+    logits = torch.nn.functional.one_hot(cluster, 3).float()
+    pool = GumbelPool(1, 3, losses=("modularity",)).eval()
+    loss = pool(logits[:, :1], edges, both, logits=logits).loss
+
+    total = both.double().sum()
+    inside = both.double()[cluster[edges[0]] == cluster[edges[1]]].sum()
+    volume = torch.zeros(3).double().index_add(0, cluster[edges[0]], both.double())
+    expected = (volume / total).square().sum() - inside / total
+    assert abs(float(loss.detach()) - float(expected)) < 1e-7
 
 
 def close_scores(num_rows, num_columns, size):

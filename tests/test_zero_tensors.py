@@ -15,7 +15,7 @@ from gumbelpool import (
     unpool,
 )
 
-ALL = ("link", "entropy", "balance")
+ALL = ("link", "entropy", "balance", "modularity")
 NO_EDGES = torch.empty(2, 0, dtype=torch.long)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -59,7 +59,7 @@ def test_forward_and_backward_of_degenerate_input(
         3, estimator=estimator, aggr=aggr, drop_empty=drop_empty, losses=ALL, **options
     ).double()
     x = randn(N, 3, seed=1).requires_grad_()
-    weight, attr = randn(E, seed=2).requires_grad_(), randn(E, 2, seed=3).requires_grad_()
+    weight, attr = rand(E, seed=2).requires_grad_(), randn(E, 2, seed=3).requires_grad_()
     batch = torch.arange(B).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
     out = pool(x, edge_index, weight, batch, edge_attr=attr, batch_size=B)
     downstream(out).backward()
@@ -83,7 +83,7 @@ def test_forward_and_backward_of_degenerate_input(
 @pytest.mark.parametrize("aggr", ["sum", "mean"])
 def test_features_and_attributes_without_channels(aggr):
     """Only the scores have channels: the pooled graph is all there is to pool."""
-    batch = make_batch(channels=0, attr=0, weighted=True)
+    batch = make_batch(channels=0, attr=0, weighted="positive")
     pool = GumbelPool(3, 4, aggr=aggr, losses=ALL).double()
     arguments = batch.arguments("x", "edge_weight", "edge_attr")
     score = randn(batch.num_nodes, 3, seed=1).requires_grad_()
@@ -129,7 +129,7 @@ def test_impossible_logits_give_no_nan(estimator, dtype):
 
 @pytest.mark.parametrize("K", [1, 3])
 def test_constant_and_huge_logits_give_no_nan(K):
-    batch = make_batch((4, 3), weighted=True)
+    batch = make_batch((4, 3), weighted="positive")
     for value in (0.0, 1e300, -1e300):
         logits = torch.full((7, K), value, dtype=torch.float64).requires_grad_()
         out = GumbelPool(3, K, losses=ALL).double()(**batch.arguments(), logits=logits)
@@ -163,7 +163,7 @@ def test_functional_core_of_nothing():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("weighted", ["positive", False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_output_and_gradients_have_the_inputs_dtype(dtype, weighted, estimator):
     batch = make_batch((6, 5), weighted=weighted, attr=2, loops=True)
@@ -187,7 +187,7 @@ def test_output_and_gradients_have_the_inputs_dtype(dtype, weighted, estimator):
 )
 def test_lower_precision_agrees_with_float64(dtype, tolerance, estimator):
     """Same draw, inputs exact in the lower precision: only the arithmetic differs."""
-    batch = make_batch((12, 9), weighted=True, loops=True)
+    batch = make_batch((12, 9), weighted="positive", loops=True)
     logits = randn(21, 4, seed=8).to(dtype)
     x, weight = batch.x.to(dtype), batch.edge_weight.to(dtype)
     grads = []
@@ -244,7 +244,7 @@ def spread(t):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_non_contiguous_inputs_give_the_same_result(estimator):
-    batch = make_batch(weighted=True, attr=2, loops=True)
+    batch = make_batch(weighted="positive", attr=2, loops=True)
     pool = GumbelPool(3, 4, estimator=estimator, losses=ALL).double()
     logits = randn(batch.num_nodes, 4, seed=8)
     results = []
@@ -273,7 +273,7 @@ def test_non_contiguous_inputs_give_the_same_result(estimator):
 
 def test_expanded_downstream_gradient_is_accepted():
     """`sum().backward()` sends an expanded, stride-0 gradient."""
-    batch = make_batch(weighted=True, attr=2)
+    batch = make_batch(weighted="positive", attr=2)
     pool = GumbelPool(3, 4, estimator="straight_through", losses=()).double()
     grads = []
     for total in (lambda t: t.sum(), lambda t: (t * torch.ones_like(t)).sum()):
@@ -286,7 +286,7 @@ def test_expanded_downstream_gradient_is_accepted():
 
 
 def test_inputs_are_not_written_to():
-    batch = make_batch(weighted=True, attr=2, loops=True, duplicates=True)
+    batch = make_batch(weighted="positive", attr=2, loops=True, duplicates=True)
     before = [t.clone() for t in (batch.x, batch.edge_index, batch.edge_weight, batch.edge_attr)]
     pool = GumbelPool(3, 4, losses=ALL, ratio=0.5).double()
     logits = randn(batch.num_nodes, 4, seed=8)
