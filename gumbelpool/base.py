@@ -13,7 +13,7 @@ from torch_geometric.nn.inits import reset
 from gumbelpool.diagnostics import warn_if_collapsed
 from gumbelpool.estimators import ESTIMATORS
 from gumbelpool.losses import LOSSES
-from gumbelpool.validation import (
+from gumbelpool.options import (
     check_bool,
     check_in,
     check_in_channels,
@@ -21,10 +21,9 @@ from gumbelpool.validation import (
     check_num_clusters,
     check_positive_int,
     check_ratio,
-    check_row_maximum,
-    check_scores,
     check_tau,
 )
+from gumbelpool.validation import check_row_maximum, check_scores
 
 OPTIONS: dict[str, Callable[[str, object], None]] = {
     "in_channels": check_in_channels,

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
+from gumbelpool.options import check_bool, check_in
 from gumbelpool.validation import (
-    check_bool,
     check_cluster,
     check_edges,
     check_features,
-    check_in,
     check_num_supernodes,
     check_supernode_rows,
 )

@@ -13,8 +13,9 @@ from gumbelpool import op
 from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
+from gumbelpool.options import check_generator
 from gumbelpool.output import PoolOutput
-from gumbelpool.validation import check_generator, check_head, check_row_maximum
+from gumbelpool.validation import check_head, check_row_maximum
 
 
 class DenseDiffPool(ClusterPool):

@@ -10,10 +10,11 @@ from gumbelpool import op
 from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
+from gumbelpool.options import check_generator, check_not_transformed
 from gumbelpool.output import PoolOutput
 from gumbelpool.plan import Plan, Pooled, rows_per_block
 from gumbelpool.sampling import draw_randomness
-from gumbelpool.validation import check_generator, check_head, check_not_transformed
+from gumbelpool.validation import check_head
 
 
 class GumbelPool(ClusterPool):

@@ -9,15 +9,12 @@ from torch import Tensor
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
 from gumbelpool.expectation import count_graphs
+from gumbelpool.options import check_in, check_open_share, check_positive_int, check_variance
 from gumbelpool.validation import (
     check_batch,
     check_devices,
     check_edges,
-    check_in,
     check_not_negative,
-    check_open_share,
-    check_positive_int,
-    check_variance,
     check_within_graphs,
 )
 

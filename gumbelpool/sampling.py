@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from gumbelpool import rows
+from gumbelpool.options import check_generator
 from gumbelpool.plan import rows_per_block
-from gumbelpool.validation import check_generator, check_logits, check_rows
+from gumbelpool.validation import check_logits, check_rows
 
 
 def draw_randomness(
