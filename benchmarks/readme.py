@@ -260,7 +260,7 @@ def measure(arguments: argparse.Namespace, rows: list[Row], network: Network) ->
     bar = tqdm(total=len(arguments.datasets) * arguments.seeds * len(rows), disable=None)
     for name in arguments.datasets:
         data: Any = None
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             if nodes_task:
                 data = None  # the block model is made anew
             for row in rows:
@@ -337,6 +337,7 @@ def parse() -> argparse.Namespace:
     add("--task", choices=("graphs", "nodes"), default="graphs")
     add("--datasets", nargs="+", help="default: MUTAG ENZYMES PROTEINS, or Cora blocks")
     add("--seeds", type=int, default=5)
+    add("--first-seed", type=int, default=0)
     add(
         "--rows",
         nargs="+",
