@@ -28,7 +28,7 @@ class AssignmentGradient:
         graph = nodes.supernode // plan.num_clusters
 
         # What all nodes of a graph share, the gradient of the sizes and of Σ n_k², and what their
-        # features and degrees are multiplied with; `own` is the part i = j in that, per node.
+        # features and degrees are multiplied with; `own` takes the part i = j of that away.
         self.matrix, self.shared = grad.x, grad.size
         self.num_features = 0 if grad.x is None else grad.x.size(1)
         self.degree: Tensor | None = None
@@ -37,12 +37,12 @@ class AssignmentGradient:
             slope = 2 * grad.pairs.to(self.dtype)
             pairs = slope.index_select(0, graph) * nodes.members
             self.shared = pairs if self.shared is None else self.shared + pairs
-            self.own = slope.index_select(0, inputs.batch)
+            self.own = slope.neg().index_select(0, inputs.batch)
         if volumes is not None:
             self.degree = volumes.degree.to(self.dtype)
             columns = volumes.of_degrees(nodes.supernode, graph).to(self.dtype)
             self.matrix = columns if grad.x is None else torch.cat([grad.x, columns], dim=1)
-            own = 2 * volumes.of_nodes(inputs.batch).to(self.dtype)
+            own = -2 * volumes.of_nodes(inputs.batch).to(self.dtype)
             self.own = own if self.own is None else self.own + own
         if inputs.num_graphs == 1 and nodes.number is not None:
             self.matrix, self.shared = self._all_slots(self.matrix), self._all_slots(self.shared)
@@ -73,7 +73,7 @@ class AssignmentGradient:
             self._multiply(g, block)
         if self.own is not None:
             own = self.own[block].unsqueeze(1)
-            g.scatter_add_(1, nodes.local[block].unsqueeze(1), own.neg())
+            g.scatter_add_(1, nodes.local[block].unsqueeze(1), own)
         if self.edges is not None and self.channels:
             with stage("add_edges"):
                 for end in (0, 1):

@@ -83,7 +83,7 @@ def modularity_loss(graph: GraphStatistics) -> Tensor:
     joined = graph.weight > 0
     weight = graph.weight.where(joined, 1)
     loss = (graph.chance / weight - graph.inside) / weight
-    return torch.where(joined, loss, 0)
+    return loss.masked_fill(~joined, 0)
 
 
 LOSSES: dict[str, Callable[[GraphStatistics], Tensor]] = {
