@@ -3,7 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+import torch
+from torch_geometric.data import Data
+
 from benchmarks.common import ROOT
+from benchmarks.theory import clusters
 
 
 def run(script: str, *arguments: object) -> str:
@@ -32,3 +37,25 @@ def test_convergence_is_measured_within_its_bounds(tmp_path):
         hoeffding, mcdiarmid, bernstein, measured = map(int, cells[2:6])
         assert 1 < measured < min(hoeffding, mcdiarmid, bernstein)
     assert (tmp_path / "convergence.svg").exists()
+
+
+def test_clusters_are_trained_by_every_recipe(monkeypatch):
+    both = torch.tensor([[0, 0, 1, 3, 3, 4, 2], [1, 2, 2, 4, 5, 5, 3]])  # two triangles, joined
+    edge_index = torch.cat([both, both.flip(0)], dim=1)
+    data = Data(x=torch.eye(6), edge_index=edge_index, y=torch.tensor([0, 0, 0, 1, 1, 1]))
+    monkeypatch.setattr(clusters, "LEARNING_RATE", 0.05)
+    monkeypatch.setattr(clusters, "STEPS", 100)
+    results = {recipe: clusters.train(data, recipe, seed=0) for recipe in clusters.RECIPES}
+    assert results["`modularity`, `balance`"] == pytest.approx((1, 6 / 7 - 0.5, 2))
+    for shared, quality, used in results.values():
+        assert -1e-6 <= shared <= 1 + 1e-6
+        assert -0.5 <= quality <= 0.3572
+        assert used in (1, 2)
+
+
+def test_the_terms_of_other_work_are_theirs():
+    edge_index = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    sure = torch.tensor([[99.0, 0.0], [99.0, 0.0], [0.0, 99.0]])
+    assert float(clusters.cut(sure, edge_index)) == pytest.approx(-(2 / 3 + 0 / 1) / 2)
+    assert float(clusters.collapse(torch.zeros(8, 4))) == pytest.approx(0, abs=1e-6)
+    assert float(clusters.collapse(sure[[0, 0, 0]])) == pytest.approx(2**0.5 - 1)
