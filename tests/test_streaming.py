@@ -130,7 +130,8 @@ def test_nothing_of_the_size_of_the_assignment_is_allocated(estimator, used, giv
     x = torch.randn(n, f, requires_grad=True)
     edge_index = torch.randint(0, n, (2, 3 * n))
     logits = torch.randn(n, k) if given == "logits" else None
-    pool = GumbelPool(f, k, estimator=estimator, losses=("link", "entropy", "balance"))
+    losses = ("link", "entropy", "balance", "modularity")
+    pool = GumbelPool(f, k, estimator=estimator, losses=losses)
     with _Largest(x, edge_index, *([] if logits is None else [logits])) as largest:
         out = pool(x, edge_index, logits=logits)
         loss = out.x.square().sum() + out.loss
@@ -154,7 +155,7 @@ def test_only_inputs_and_narrow_clusters_are_saved(estimator):
     n = 3000
     x = torch.randn(n, 4, requires_grad=True)
     edge_index = torch.randint(0, n, (2, 2 * n))
-    pool = GumbelPool(4, 200, estimator=estimator, losses=("link", "entropy"))
+    pool = GumbelPool(4, 200, estimator=estimator, losses=("link", "entropy", "modularity"))
     out, saved = saved_tensors(pool, x=x, edge_index=edge_index)
     inputs = {t.data_ptr() for t in (x, edge_index, *pool.parameters())}
     outputs = {out.edge_index.data_ptr()}
