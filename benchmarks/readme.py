@@ -292,6 +292,7 @@ def measure(arguments: argparse.Namespace, rows: list[Row], network: Network) ->
                     seconds = round(time.perf_counter() - start, 1)
                     result = {**setting, "accuracy": accuracy, "seconds": seconds}
                     append_line(file, result)
+                    done.append(result)  # other rows may test the same training otherwise
                 results.append({**result, "row": row.name})
                 results[-1]["accuracy"] = result["accuracy"][row.tested]
                 bar.update()
