@@ -25,8 +25,8 @@ from examples.classification.datasets import (
 )
 from examples.classification.described import build_model, make_fabric, training_options
 from examples.classification.options import check, parser
-from examples.classification.run_folder import RunFolder
 from examples.classification.training import Trainer, loss_of, seed_for
+from examples.shared.run_folder import RunFolder
 from gumbelpool import GumbelPool
 
 from ..common import resident, restart_high_water

@@ -6,8 +6,6 @@ network is in models.py, the poolers in poolers.py, the training loop in trainin
 
 import argparse
 import hashlib
-import sys
-import tempfile
 import warnings
 from contextlib import ExitStack
 from functools import partial
@@ -20,6 +18,8 @@ from lightning_fabric import Fabric
 
 from gumbelpool import CollapseWarning
 
+from ..shared.command import check_writable, run_command
+from ..shared.run_folder import RunFolder, write_atomically
 from .datasets import (
     EMBEDDED,
     GraphDataset,
@@ -30,10 +30,8 @@ from .datasets import (
     standardised,
 )
 from .described import build_model, make_fabric, training_options
-from .errors import InputError
 from .options import check, folds_to_run, parser
 from .processes import in_main_process
-from .run_folder import RunFolder, write_atomically
 from .summary import table
 from .training import Trainer, seed_for
 
@@ -110,15 +108,6 @@ def train(
         in_main_process(fabric, partial(folder.checkpoint(fold).unlink, missing_ok=True))
 
 
-def check_writable(picture: Path) -> None:
-    """Find out before the training whether the picture can be written after it; leave no trace."""
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=picture.parent).close()
-    except OSError as error:
-        raise InputError(f"cannot write --picture {picture}: {error.strerror}") from error
-
-
 def draw(
     args: argparse.Namespace,
     dataset: GraphDataset,
@@ -129,7 +118,8 @@ def draw(
 ) -> None:
     """The picture of a finished fold's best model on its test graphs."""
     mpl.use("Agg")
-    from .picture import draw_hierarchy, png
+    from ..shared.drawing import png
+    from .picture import draw_hierarchy
 
     seed_for(args.seed, fold, args.epochs + 2)
     model = build_model(args, dataset)
@@ -146,16 +136,5 @@ def draw(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run, and turn what the user can mend into one line; returns the exit status."""
-    try:
-        run(parser().parse_args(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # wherever the output goes
-        print(f"error: {error}; the same command continues from here", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command continues from here", file=sys.stderr)
-        return 130
-    return 0
+    """Run; returns the exit status."""
+    return run_command(lambda: run(parser().parse_args(arguments)))

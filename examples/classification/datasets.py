@@ -21,8 +21,8 @@ from torch_geometric.data import Data
 from torch_geometric.datasets import TUDataset
 from torch_geometric.utils import degree
 
+from ..shared.errors import FULL, InputError, cannot_write
 from . import hierarchy
-from .errors import FULL, InputError, cannot_write
 
 EMBEDDED = "hierarchy"
 MAX_DEGREE = 64  # degrees of this and more share a feature

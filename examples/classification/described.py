@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from lightning_fabric import Fabric
 
+from ..shared.errors import InputError
 from .datasets import GraphDataset
-from .errors import InputError
 from .models import HierarchicalClassifier
 from .poolers import POOLERS, Pooler, PoolOptions
 from .training import TrainingOptions

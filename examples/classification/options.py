@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from .arguments import (
+from ..shared.arguments import (
     HelpFormatter,
     Parser,
     fraction,
@@ -14,8 +14,8 @@ from .arguments import (
     positive_float,
     probability,
 )
+from ..shared.errors import InputError
 from .datasets import EMBEDDED
-from .errors import InputError
 from .poolers import POOLERS, Pooler, names
 
 DESCRIPTION = """\

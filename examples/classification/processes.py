@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning_fabric import Fabric
 
-from .errors import InputError
+from ..shared.errors import InputError
 
 
 def in_main_process(fabric: Fabric, action: Callable[[], object]) -> None:

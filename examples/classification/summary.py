@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ..shared.tables import aligned
+
 HEAD = ["fold", "test %", "val %", "best epoch", "seconds", "nodes", "edges", "clusters used"]
 
 
@@ -25,11 +27,7 @@ def table(results: list[dict[str, Any]]) -> str:
                 *(sizes(result[field]) for field in ("nodes", "edges", "clusters_used")),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows)
     test = 100 * np.array([result["test_accuracy"] for result in results])
     mean = f"{test.mean():.1f} % on 1 fold"
     if len(test) > 1:

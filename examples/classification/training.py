@@ -25,11 +25,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from gumbelpool import GumbelPool
 
+from ..shared.progress import Progress
+from ..shared.run_folder import RunFolder, write_atomically
 from .datasets import Split
 from .models import Prediction
 from .processes import in_main_process
-from .progress import Progress
-from .run_folder import RunFolder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Trainer:
         if self.on_epoch is not None:
             self.on_epoch(model, state["epoch"])
         silent = not fabric.is_global_zero
-        with Progress(fold, options.epochs, state["epoch"], silent) as progress:
+        with Progress(f"fold {fold}", options.epochs, state["epoch"], silent) as progress:
             while not self._finished(state):
                 start = time.perf_counter()
                 epoch = state["epoch"] + 1

@@ -7,9 +7,9 @@ from classifier import SMALL, one_line_error, run, write_tu_dataset
 from torch_geometric.datasets import TUDataset
 
 from examples.classification.command import main
-from examples.classification.errors import InputError
 from examples.classification.poolers import POOLERS
-from examples.classification.run_folder import RunFolder
+from examples.shared.errors import InputError
+from examples.shared.run_folder import RunFolder
 
 
 def test_flags_of_the_draw_are_refused_where_there_is_none(capsys):

@@ -11,8 +11,8 @@ from examples.classification.datasets import load, make_splits
 from examples.classification.described import build_model, training_options
 from examples.classification.models import Prediction
 from examples.classification.options import parser
-from examples.classification.run_folder import RunFolder
 from examples.classification.training import Trainer, TrainingOptions
+from examples.shared.run_folder import RunFolder
 
 
 class Alternating(nn.Module):

@@ -16,10 +16,15 @@ except ImportError:  # Windows: two runs in one folder are then the user's to av
 
 
 class RunFolder:
-    """config.json, results.jsonl, a checkpoint per unfinished fold and a model per finished one."""
+    """config.json, results.jsonl, a checkpoint per unfinished part and a file per finished one.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: The folder.
+        part: What a run consists of: folds, or seeds.
+    """
+
+    def __init__(self, path: Path, part: str = "fold") -> None:
+        self.path, self.part = path, part
         self.results = path / "results.jsonl"
 
     @contextmanager
@@ -62,13 +67,13 @@ class RunFolder:
         lines = [json.dumps(line) + "\n" for line in [*self.finished(), result]]
         write_atomically(self.results, "".join(lines).encode())
 
-    def checkpoint(self, fold: int) -> Path:
-        """Where an unfinished fold keeps its state."""
-        return self.path / f"fold-{fold}.ckpt"
+    def checkpoint(self, number: int) -> Path:
+        """Where an unfinished part keeps its state."""
+        return self.path / f"{self.part}-{number}.ckpt"
 
-    def model(self, fold: int) -> Path:
-        """Where a finished fold keeps the `state_dict` of its best model."""
-        return self.path / f"fold-{fold}.pt"
+    def model(self, number: int) -> Path:
+        """Where a finished part keeps the `state_dict` of its best model."""
+        return self.path / f"{self.part}-{number}.pt"
 
 
 def _lock(file: IO[str], path: Path) -> None:

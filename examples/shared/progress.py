@@ -1,4 +1,4 @@
-"""How far a fold is: a bar on a terminal, a line per epoch where the output goes elsewhere."""
+"""How far a training is: a bar on a terminal, a line per epoch where the output goes elsewhere."""
 
 import sys
 
@@ -6,20 +6,20 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Shows the epochs of a fold.
+    """Shows the epochs of a training.
 
     Args:
-        fold: Its number.
+        name: What is trained, "fold 0" for one.
         epochs: The most that it takes.
         done: How many are done already.
         silent: Show nothing, for all processes but one.
     """
 
-    def __init__(self, fold: int, epochs: int, done: int, silent: bool) -> None:
-        self.fold, self.epochs, self.silent = fold, epochs, silent
+    def __init__(self, name: str, epochs: int, done: int, silent: bool = False) -> None:
+        self.name, self.epochs, self.silent = name, epochs, silent
         self.terminal = sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = tqdm(
-            total=epochs, initial=done, desc=f"fold {fold}", unit="epoch",
+            total=epochs, initial=done, desc=name, unit="epoch",
             disable=silent or not self.terminal,
         )  # fmt: skip
 
@@ -36,4 +36,4 @@ class Progress:
         self.bar.update()
         if not self.silent and not self.terminal:
             words = ", ".join(f"{name} {number}" for name, number in shown.items())
-            print(f"fold {self.fold}, epoch {epoch} of {self.epochs}: {words}", flush=True)
+            print(f"{self.name}, epoch {epoch} of {self.epochs}: {words}", flush=True)

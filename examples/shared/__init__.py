@@ -1,0 +1,1 @@
+"""What the examples share: command lines, errors in one line, run folders, progress, drawing."""
