@@ -1,0 +1,82 @@
+"""Clusterings that learn nothing: k-means on smoothed features, Leiden and METIS on the edges."""
+
+import random
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch_geometric.utils import degree
+
+from ..shared.errors import InputError
+from .graphs import NodeGraph
+
+MANY = 50_000_000  # rows times clusters, from which on k-means is started once and not ten times
+SAMPLE = 100_000  # rows that k-means is fitted on, where there are more
+
+
+def smoothed(graph: NodeGraph, times: int) -> Tensor:
+    """Features ``[N, F]``, each the mean of the node and its neighbours, some times over."""
+    x, (row, col) = graph.x, graph.edge_index
+    count = degree(row, graph.num_nodes).add_(1)
+    pointer = torch.zeros(graph.num_nodes + 1, dtype=torch.int64)
+    pointer[1:] = torch.bincount(row, minlength=graph.num_nodes).cumsum(0)
+    # Edges are sorted by row, so that they are a matrix in CSR form already.
+    size = (graph.num_nodes, graph.num_nodes)
+    adjacency = torch.sparse_csr_tensor(pointer.int(), col.int(), torch.ones(col.numel()), size)
+    for _ in range(times):
+        x = (adjacency @ x).add_(x).div_(count.unsqueeze(1))
+    return x
+
+
+def centroids(x: Tensor, num_clusters: int, seed: int) -> Tensor:
+    """K-means' centroids ``[K, F]`` of some rows, fitted to a sample where there are very many."""
+    rows = x
+    if x.size(0) > SAMPLE:
+        chosen = np.random.default_rng(seed).choice(x.size(0), SAMPLE, replace=False)
+        rows = x[torch.from_numpy(np.sort(chosen))]
+    starts = 10 if rows.size(0) * num_clusters <= MANY // 10 else 1
+    fitted = KMeans(num_clusters, n_init=starts, random_state=seed).fit(rows.numpy())
+    return torch.from_numpy(fitted.cluster_centers_).to(x.dtype)
+
+
+def nearest(x: Tensor, centre: Tensor) -> Tensor:
+    """The nearest centroid of each row, ``[N]``, without holding all distances."""
+    half = centre.square().sum(1) / 2
+    return torch.cat([(half - rows @ centre.t()).argmin(1) for rows in x.split(1 << 14)])
+
+
+def kmeans(graph: NodeGraph, num_clusters: int, seed: int, smooth: int = 2) -> Tensor:
+    """K-means on features smoothed over the graph: simple, and hard to beat."""
+    x = smoothed(graph, smooth)
+    return nearest(x, centroids(x, num_clusters, seed))
+
+
+def leiden(graph: NodeGraph, num_clusters: int, seed: int) -> Tensor:
+    """Leiden maximises modularity; it finds the number of clusters by itself."""
+    try:
+        import igraph
+    except ImportError as error:
+        raise InputError("--method leiden needs igraph: pip install igraph") from error
+    once = graph.edge_index[:, graph.edge_index[0] < graph.edge_index[1]]
+    made = igraph.Graph(n=graph.num_nodes, edges=once.t().contiguous().numpy())
+    random.seed(seed)  # which igraph draws from
+    found = made.community_leiden(objective_function="modularity", n_iterations=10)
+    return torch.tensor(found.membership)
+
+
+def metis(graph: NodeGraph, num_clusters: int, seed: int) -> Tensor:
+    """METIS cuts few edges between parts of equal size."""
+    try:
+        import pymetis
+    except ImportError as error:
+        raise InputError("--method metis needs pymetis: pip install pymetis") from error
+    pointer = np.zeros(graph.num_nodes + 1, dtype=np.int64)
+    row, col = graph.edge_index.numpy()
+    np.cumsum(np.bincount(row, minlength=graph.num_nodes), out=pointer[1:])
+    options = pymetis.Options(seed=seed)
+    _, part = pymetis.part_graph(num_clusters, xadj=pointer, adjncy=col, options=options)
+    return torch.tensor(part)
+
+
+BASELINES = {"leiden": leiden, "metis": metis, "kmeans": kmeans}
