@@ -1,8 +1,6 @@
 """A measurement is a process of its own: how it is started, and what becomes of its answer."""
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,8 @@ from typing import Any
 import torch
 
 from ..common import ROOT
+from ..processes import ask
 from .cases import CASES
-
-PACKAGES = {"tgp": "torch-geometric-pool"}  # modules that may be missing, and what has them
 
 
 def build_graphs(case: str, folder: Path, root: Path | None) -> Path | None:
@@ -59,19 +56,4 @@ def measure(
     if graphs is not None:
         command += ["--graphs", str(graphs.resolve())]
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    try:
-        done = subprocess.run(
-            command, cwd=package or ROOT, env=environment, capture_output=True, text=True,
-            timeout=timeout,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"failed": f"takes more than {timeout:g} s"}
-    if done.returncode < 0:
-        return {"failed": f"killed by signal {-done.returncode}, most likely for its memory"}
-    if done.returncode > 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        missing = next((name for key, name in PACKAGES.items() if f"'{key}" in last), None)
-        if missing is not None and "ModuleNotFoundError" in last:
-            return {"failed": f"{missing} is not installed"}
-        return {"failed": last}
-    return json.loads(done.stdout.splitlines()[-1])
+    return ask(command, package or ROOT, environment, timeout)

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
-from torch_geometric.utils import degree
 
 from ..shared.errors import InputError
-from .graphs import NodeGraph
+from .graphs import NodeGraph, averaging
 
 MANY = 50_000_000  # rows times clusters, from which on k-means is started once and not ten times
 SAMPLE = 100_000  # rows that k-means is fitted on, where there are more
@@ -17,15 +16,9 @@ SAMPLE = 100_000  # rows that k-means is fitted on, where there are more
 
 def smoothed(graph: NodeGraph, times: int) -> Tensor:
     """Features ``[N, F]``, each the mean of the node and its neighbours, some times over."""
-    x, (row, col) = graph.x, graph.edge_index
-    count = degree(row, graph.num_nodes).add_(1)
-    pointer = torch.zeros(graph.num_nodes + 1, dtype=torch.int64)
-    pointer[1:] = torch.bincount(row, minlength=graph.num_nodes).cumsum(0)
-    # Edges are sorted by row, so that they are a matrix in CSR form already.
-    size = (graph.num_nodes, graph.num_nodes)
-    adjacency = torch.sparse_csr_tensor(pointer.int(), col.int(), torch.ones(col.numel()), size)
+    x, mean = graph.x, averaging(graph.edge_index, graph.num_nodes)
     for _ in range(times):
-        x = (adjacency @ x).add_(x).div_(count.unsqueeze(1))
+        x = mean @ x
     return x
 
 

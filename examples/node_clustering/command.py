@@ -20,9 +20,9 @@ from ..shared.command import check_writable, run_command
 from ..shared.errors import InputError
 from ..shared.run_folder import RunFolder, write_atomically
 from .baselines import BASELINES
-from .graphs import NodeGraph, load
+from .graphs import NodeGraph, averaging, load
 from .metrics import measures
-from .models import ClusteringNet, DMoN, Encoder, Gumbel, MinCut, propagation
+from .models import ClusteringNet, DMoN, Encoder, Gumbel, MinCut
 from .options import LEARNED, complete, parser
 from .summary import table
 from .training import TrainingOptions, seed_for, train
@@ -86,12 +86,12 @@ def cluster_once(
     """Cluster with one seed, and write down what came of it."""
     start = time.perf_counter()
     if args.method in LEARNED:
-        adj_t = propagation(graph.edge_index, graph.num_nodes)
+        mean = averaging(graph.edge_index, graph.num_nodes)
         seed_for(seed, 0)
         model = build_model(args, graph)
         options = TrainingOptions(args.epochs, args.lr, seed, args.start)
-        seconds = train(model, graph, adj_t, options, folder.checkpoint(seed), f"seed {seed}")
-        cluster, spent = model.clusters(graph, adj_t), sum(seconds)
+        seconds = train(model, graph, mean, options, folder.checkpoint(seed), f"seed {seed}")
+        cluster, spent = model.clusters(graph, mean), sum(seconds)
     else:
         cluster = BASELINES[args.method](graph, args.num_clusters, seed)
         spent = time.perf_counter() - start

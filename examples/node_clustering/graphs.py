@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch_geometric.io import read_planetoid_data
 from torch_geometric.utils import to_undirected
@@ -24,7 +25,7 @@ class NodeGraph:
     Attributes:
         name: Of the dataset.
         x: Node features, ``[N, F]``.
-        edge_index: Every edge in both directions and once, no self-loops, ``[2, E]``.
+        edge_index: Every edge in both directions and once, sorted, no self-loops, ``[2, E]``.
         y: The class of each node, ``[N]``; what a clustering is measured by.
     """
 
@@ -42,6 +43,26 @@ class NodeGraph:
     def num_classes(self) -> int:
         """Classes."""
         return int(self.y.max()) + 1
+
+
+def averaging(edge_index: Tensor, num_nodes: int) -> Tensor:
+    """The mean over a node and its neighbours, D⁻¹ (A + I), ``[N, N]`` in CSR form.
+
+    With it a convolution is one sparse product, where a list of edges would make a message, all
+    channels of it, for each.
+    """
+    row, col = edge_index
+    count = torch.bincount(row, minlength=num_nodes)
+    pointer = torch.zeros(num_nodes + 1, dtype=torch.int64)
+    pointer[1:] = (count + 1).cumsum(0)
+    # Edges are sorted by row: each moves by the self-loops of the rows before, which come first.
+    column = torch.empty(int(pointer[-1]), dtype=torch.int32)
+    column[pointer[:-1]] = torch.arange(num_nodes, dtype=torch.int32)
+    column[torch.arange(row.numel()) + row + 1] = col.int()
+    weight = (1 / (count + 1).float()).repeat_interleave(count + 1)
+    with warnings.catch_warnings():  # "in beta state"
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(pointer.int(), column, weight, (num_nodes, num_nodes))
 
 
 def load(name: str, root: Path | None) -> NodeGraph:

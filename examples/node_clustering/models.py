@@ -4,12 +4,10 @@ Graph convolutions give every node a vector, one linear head scores the clusters
 no labels: how much better than chance the edges stay inside, and that all clusters are used.
 """
 
-import warnings
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import DMoNPooling, GCNConv, dense_mincut_pool
-from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import to_dense_adj
 
 from gumbelpool import GumbelPool
@@ -17,39 +15,29 @@ from gumbelpool import GumbelPool
 from .graphs import NodeGraph
 
 
-def propagation(edge_index: Tensor, num_nodes: int) -> Tensor:
-    """D^−½ (A + I) D^−½ of an undirected graph, ``[N, N]`` in CSR form.
-
-    With it a convolution is one sparse product, where a list of edges would make a message, all
-    channels of it, for each. It is symmetric, so it is what PyG calls `adj_t` too.
-    """
-    edge_index, weight = gcn_norm(edge_index, num_nodes=num_nodes)
-    order = (edge_index[0] * num_nodes + edge_index[1]).argsort()
-    column = edge_index[1, order].int()
-    row = torch.zeros(num_nodes + 1, dtype=torch.int32)
-    row[1:] = torch.bincount(edge_index[0], minlength=num_nodes).cumsum(0)
-    with warnings.catch_warnings():  # "in beta state"
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(row, column, weight[order], (num_nodes, num_nodes))
-
-
 class Encoder(nn.Module):
-    """Graph convolutions, each with batch norm where it is asked for, and ReLU."""
+    """Graph convolutions that average over a node and its neighbours, with SELU between them.
+
+    Clusters are found from what it gives before it has learned anything, so it must not lose what
+    the features say: maps are orthogonal at first, and no activation follows the last.
+    """
 
     def __init__(self, in_channels: int, hidden: int, layers: int, batch_norm: bool) -> None:
         super().__init__()
         channels = [in_channels] + [hidden] * (layers - 1)
         self.convs = nn.ModuleList(GCNConv(c, hidden, normalize=False) for c in channels)
+        for conv in self.convs:
+            nn.init.orthogonal_(conv.lin.weight)
         # The whole graph is one batch, so its own statistics are always at hand.
         self.norms = nn.ModuleList(
             nn.BatchNorm1d(hidden, track_running_stats=False) if batch_norm else nn.Identity()
             for _ in channels
         )
 
-    def forward(self, x: Tensor, adj_t: Tensor) -> Tensor:
-        """The nodes' vectors, ``[N, hidden]``."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = norm(conv(x, adj_t)).relu()
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
+        """The nodes' vectors, ``[N, hidden]``; `mean` is ``averaging(...)`` of the graph."""
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = norm(conv(x if number == 0 else F.selu(x), mean))
         return x
 
 
@@ -127,12 +115,12 @@ class ClusteringNet(nn.Module):
         super().__init__()
         self.encoder, self.clusterer = encoder, clusterer
 
-    def forward(self, graph: NodeGraph, adj_t: Tensor) -> dict[str, Tensor]:
+    def forward(self, graph: NodeGraph, mean: Tensor) -> dict[str, Tensor]:
         """The losses by name."""
-        return self.clusterer.losses(self.encoder(graph.x, adj_t), graph)
+        return self.clusterer.losses(self.encoder(graph.x, mean), graph)
 
     @torch.no_grad()
-    def clusters(self, graph: NodeGraph, adj_t: Tensor) -> Tensor:
+    def clusters(self, graph: NodeGraph, mean: Tensor) -> Tensor:
         """The cluster of each node, ``[N]``."""
         self.eval()
-        return self.clusterer.clusters(self.encoder(graph.x, adj_t), graph)
+        return self.clusterer.clusters(self.encoder(graph.x, mean), graph)

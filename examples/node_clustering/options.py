@@ -14,7 +14,7 @@ LOSSES = ("modularity", "balance", "link", "entropy")
 # The training flags for each kind of graph, where they are not given.
 TRAINING = {
     EMBEDDED: {"epochs": 100, "lr": 0.01, "layers": 2, "batch_norm": True},
-    **{name: {"epochs": 300, "lr": 3e-3, "layers": 1, "batch_norm": False} for name in PLANETOID},
+    **{name: {"epochs": 300, "lr": 3e-3, "layers": 2, "batch_norm": False} for name in PLANETOID},
 }
 NETWORK = {"hidden": 64, "start": "random"}
 GUMBEL = {"losses": ["modularity", "balance"], "estimator": "straight_through"}

@@ -21,6 +21,7 @@ from .baselines import centroids
 from .graphs import NodeGraph
 from .models import ClusteringNet
 
+SURE = 10.0  # of the start's scores: less, and draws are noise; much more, and nothing moves
 SAVE_EVERY = 1.0  # seconds between checkpoints, where an epoch takes less
 
 
@@ -41,25 +42,25 @@ def seed_for(seed: int, epoch: int) -> None:
 
 
 @torch.no_grad()
-def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, adj_t: Tensor, seed: int) -> None:
+def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Tensor, seed: int) -> None:
     """Let the head begin with the k-means clusters of the untrained encoder's vectors.
 
-    Its scores are then −‖h − c_k‖² / 2d for the centroids c_k, less what is alike for all k, with d
-    the mean squared distance to the nearest: clear enough to begin with, and not too sure to move.
+    Its scores are then −‖h − c_k‖² · `SURE` / 2d for the centroids c_k, less what is alike for all
+    k, where d is the mean squared distance to the nearest.
     """
-    x = model.encoder(graph.x, adj_t)
-    centre = centroids(x, model.clusterer.head.out_features, seed)
+    x = model.encoder(graph.x, mean)
+    centre = centroids(x, model.clusterer.head.weight.size(0), seed)
     sample = x[:: max(1, x.size(0) // 10_000)]
     distance = torch.cdist(sample, centre).min(1).values.square().mean()
     head = model.clusterer.head
-    head.weight.copy_(centre / distance)
-    head.bias.copy_(-centre.square().sum(1) / (2 * distance))
+    head.weight.copy_(SURE / distance * centre)
+    head.bias.copy_(-SURE / (2 * distance) * centre.square().sum(1))
 
 
 def train(
     model: ClusteringNet,
     graph: NodeGraph,
-    adj_t: Tensor,
+    mean: Tensor,
     options: TrainingOptions,
     checkpoint: Path,
     name: str = "training",
@@ -73,7 +74,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         seconds = state["seconds"]
     elif options.start == "kmeans":
-        start_from_kmeans(model, graph, adj_t, options.seed)
+        start_from_kmeans(model, graph, mean, options.seed)
     saved = time.perf_counter()
     with Progress(name, options.epochs, len(seconds)) as progress:
         for epoch in range(len(seconds) + 1, options.epochs + 1):
@@ -81,7 +82,7 @@ def train(
             seed_for(options.seed, epoch)
             model.train()
             optimizer.zero_grad()
-            losses = model(graph, adj_t)
+            losses = model(graph, mean)
             sum(losses.values()).backward()
             optimizer.step()
             seconds.append(time.perf_counter() - start)

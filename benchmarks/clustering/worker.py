@@ -1,0 +1,117 @@
+"""Clusters one graph with one method in a process of its own, and prints one line of JSON."""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gumbelpool
+from examples.node_clustering.graphs import NodeGraph, averaging
+from examples.node_clustering.metrics import measures
+from examples.node_clustering.models import ClusteringNet, Encoder
+from examples.node_clustering.training import TrainingOptions, seed_for, train
+
+from ..common import resident, restart_high_water
+from .cases import CASES
+from .methods import METHODS
+
+
+def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Train, from the checkpoint on if there is one; the clusters and what they took."""
+    case, method = CASES[options.case], METHODS[options.method]
+    budget = case.budget
+    mean = averaging(graph.edge_index, graph.num_nodes)
+    seed_for(options.seed, 0)
+    encoder = Encoder(graph.x.size(1), budget.hidden, budget.layers, budget.batch_norm)
+    model = ClusteringNet(encoder, method.make(budget.hidden, case.num_clusters, graph))
+    training = TrainingOptions(options.epochs, budget.lr, options.seed, method.start)
+    start = time.perf_counter()
+    seconds = train(model, graph, mean, training, checkpoint)
+    spent = time.perf_counter() - start
+    cluster = model.clusters(graph, mean)
+    record = {
+        "epochs": len(seconds),
+        "epoch_seconds": statistics.median(seconds[1:] or seconds),
+        "seconds": sum(seconds),
+        "start_seconds": spent - sum(seconds),
+        "peak_bytes": resident("VmHWM"),
+    }
+    return cluster, record | layer_share(model, graph, mean)
+
+
+def layer_share(model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor) -> dict[str, Any]:
+    """Seconds of the pooling layer, forward and backward, and memory above what was there."""
+    model.train()
+    with torch.no_grad():
+        x = model.encoder(graph.x, mean)
+    x.requires_grad_()
+    before = restart_high_water()
+    start = time.perf_counter()
+    sum(model.clusterer.losses(x, graph).values()).backward()
+    return {
+        "layer_seconds": time.perf_counter() - start,
+        "layer_bytes": resident("VmHWM") - before,
+    }
+
+
+def measure(graph: NodeGraph, options: Any, checkpoint: Path) -> dict[str, Any]:
+    """Cluster, and say how good it is and what it took."""
+    method = METHODS[options.method]
+    if method.function is not None:
+        start = time.perf_counter()
+        cluster = method.function(graph, CASES[options.case].num_clusters, options.seed)
+        record = {"seconds": time.perf_counter() - start, "peak_bytes": resident("VmHWM")}
+    else:
+        cluster, record = learn(graph, options, checkpoint)
+    return record | measures(cluster, graph.edge_index, graph.y)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of a worker."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("case")
+    add("method")
+    add("--seed", type=int, required=True)
+    add("--epochs", type=int, required=True)
+    add("--threads", type=int, required=True)
+    add("--limit-gib", type=float, required=True)
+    add("--graph", type=Path, required=True, help="the case's graph, built before")
+    add("--checkpoint", type=Path, required=True)
+    return parser
+
+
+def main() -> None:
+    """Measures."""
+    options = parser().parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    if "tgp" in options.method:
+        import tgp.poolers  # noqa: F401, so that the import is in the baseline
+    baseline = restart_high_water()
+    limit = resident("VmData") + int(options.limit_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        graph = NodeGraph(**torch.load(options.graph))
+        record = {
+            "nodes": graph.num_nodes,
+            "edges": graph.edge_index.size(1),
+            "input_bytes": graph.x.nbytes + graph.edge_index.nbytes,
+            "backend": gumbelpool.backend(),
+        } | measure(graph, options, options.checkpoint)
+        record["peak_bytes"] -= baseline
+    except (RuntimeError, MemoryError) as error:
+        if "alloc" not in str(error).lower():
+            raise
+        record = {"failed": f"needs more than {options.limit_gib:g} GiB"}
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
