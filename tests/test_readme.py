@@ -67,6 +67,18 @@ def test_the_unet_of_the_readme_learns_the_communities_of_a_graph():
     assert (model.eval()(x, edge_index)[0].argmax(1) == y).float().mean() > 0.8
 
 
+def test_the_ten_lines_of_the_readme_find_the_clusters_of_a_graph():
+    torch.manual_seed(0)
+    y = torch.arange(4).repeat_interleave(30)
+    edge_index = stochastic_blockmodel_graph([30] * 4, 0.02 + 0.3 * torch.eye(4))
+    x = torch.nn.functional.one_hot(y, 4) + torch.randn(120, 4)
+    cluster = run_python_blocks()["find_clusters"](x, edge_index, 4)
+    assert cluster.shape == (120,)
+    together = torch.stack([torch.bincount(cluster[y == k], minlength=4) for k in range(4)])
+    assert together.max(1).values.sum() > 0.95 * 120
+    assert together.argmax(1).unique().numel() == 4
+
+
 def test_the_option_table_lists_every_constructor_option_with_its_default():
     rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", README, re.MULTILINE))
     parameters = inspect.signature(GumbelPool).parameters.values()

@@ -1,9 +1,12 @@
 """Clusters one graph with one method in a process of its own, and prints one line of JSON."""
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -51,6 +54,9 @@ def layer_share(model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor) -> d
     with torch.no_grad():
         x = model.encoder(graph.x, mean)
     x.requires_grad_()
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again unseen
     before = restart_high_water()
     start = time.perf_counter()
     sum(model.clusterer.losses(x, graph).values()).backward()

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..shared.errors import InputError
 from .graphs import NodeGraph, averaging
 
-MANY = 50_000_000  # rows times clusters, from which on k-means is started once and not ten times
-SAMPLE = 100_000  # rows that k-means is fitted on, where there are more
+SAMPLE = 20_000  # rows that k-means is fitted on, where there are more; or 50 per cluster
+MOST = 5_000_000  # rows times clusters up to which it is started ten times and not once
 
 
 def smoothed(graph: NodeGraph, times: int) -> Tensor:
@@ -24,11 +24,11 @@ def smoothed(graph: NodeGraph, times: int) -> Tensor:
 
 def centroids(x: Tensor, num_clusters: int, seed: int) -> Tensor:
     """K-means' centroids ``[K, F]`` of some rows, fitted to a sample where there are very many."""
-    rows = x
-    if x.size(0) > SAMPLE:
-        chosen = np.random.default_rng(seed).choice(x.size(0), SAMPLE, replace=False)
+    rows, most = x, max(SAMPLE, 50 * num_clusters)
+    if x.size(0) > most:
+        chosen = np.random.default_rng(seed).choice(x.size(0), most, replace=False)
         rows = x[torch.from_numpy(np.sort(chosen))]
-    starts = 10 if rows.size(0) * num_clusters <= MANY // 10 else 1
+    starts = 10 if rows.size(0) * num_clusters <= MOST else 1
     fitted = KMeans(num_clusters, n_init=starts, random_state=seed).fit(rows.numpy())
     return torch.from_numpy(fitted.cluster_centers_).to(x.dtype)
 

@@ -36,8 +36,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, mean: Tensor) -> Tensor:
         """The nodes' vectors, ``[N, hidden]``; `mean` is ``averaging(...)`` of the graph."""
+        # In place: neither a convolution nor the norm needs its own output again.
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(x if number == 0 else F.selu(x), mean))
+            x = norm(conv(x if number == 0 else F.selu(x, inplace=True), mean))
         return x
 
 

@@ -6,6 +6,7 @@ equals an unbroken one.
 """
 
 import io
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from .baselines import centroids
 from .graphs import NodeGraph
 from .models import ClusteringNet
 
-SURE = 10.0  # of the start's scores: less, and draws are noise; much more, and nothing moves
+UNSURE = 0.5  # of the start: its mean entropy, in parts of log K; less of it, and nothing moves
 SAVE_EVERY = 1.0  # seconds between checkpoints, where an epoch takes less
 
 
@@ -45,16 +46,30 @@ def seed_for(seed: int, epoch: int) -> None:
 def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Tensor, seed: int) -> None:
     """Let the head begin with the k-means clusters of the untrained encoder's vectors.
 
-    Its scores are then −‖h − c_k‖² · `SURE` / 2d for the centroids c_k, less what is alike for all
-    k, where d is the mean squared distance to the nearest.
+    Its scores are then −s ‖h − c_k‖² / 2 for the centroids c_k, less what is alike for all k, with
+    s such that assignments are neither level, so that draws are noise, nor sure.
     """
     x = model.encoder(graph.x, mean)
-    centre = centroids(x, model.clusterer.head.weight.size(0), seed)
-    sample = x[:: max(1, x.size(0) // 10_000)]
-    distance = torch.cdist(sample, centre).min(1).values.square().mean()
     head = model.clusterer.head
-    head.weight.copy_(SURE / distance * centre)
-    head.bias.copy_(-SURE / (2 * distance) * centre.square().sum(1))
+    centre = centroids(x, head.weight.size(0), seed)
+    half = centre.square().sum(1) / 2
+    scale = _scale(x[:: max(1, x.size(0) // 5000)] @ centre.t() - half)
+    head.weight.copy_(scale * centre)
+    head.bias.copy_(-scale * half)
+
+
+def _scale(scores: Tensor) -> float:
+    """The factor that gives rows of scores, ``[M, K]``, the mean entropy `UNSURE` · log K."""
+    low, high = 1e-6, 1e6
+    while high / low > 1.01:
+        middle = (low * high) ** 0.5
+        logarithm = (middle * scores).log_softmax(1)
+        entropy = -(logarithm.exp() * logarithm).sum(1).mean().item()
+        if entropy > UNSURE * math.log(scores.size(1)):
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def train(
