@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from .cases import CASES
 from .methods import METHODS
 
 
+def clock(options: argparse.Namespace) -> Callable[[], float]:
+    """With one thread, the processor's time: others on the machine do not count then."""
+    return time.process_time if options.threads == 1 else time.perf_counter
+
+
 def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tensor, dict[str, Any]]:
     """Train, from the checkpoint on if there is one; the clusters and what they took."""
     case, method = CASES[options.case], METHODS[options.method]
@@ -33,10 +39,12 @@ def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tenso
     seed_for(options.seed, 0)
     encoder = Encoder(graph.x.size(1), budget.hidden, budget.layers, budget.batch_norm)
     model = ClusteringNet(encoder, method.make(budget.hidden, case.num_clusters, graph))
-    training = TrainingOptions(options.epochs, budget.lr, options.seed, method.start)
-    start = time.perf_counter()
+    training = TrainingOptions(
+        options.epochs, budget.lr, options.seed, method.start, clock(options)
+    )
+    start = clock(options)()
     seconds = train(model, graph, mean, training, checkpoint)
-    spent = time.perf_counter() - start
+    spent = clock(options)() - start
     cluster = model.clusters(graph, mean)
     record = {
         "epochs": len(seconds),
@@ -45,10 +53,12 @@ def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tenso
         "start_seconds": spent - sum(seconds),
         "peak_bytes": resident("VmHWM"),
     }
-    return cluster, record | layer_share(model, graph, mean)
+    return cluster, record | layer_share(model, graph, mean, clock(options))
 
 
-def layer_share(model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor) -> dict[str, Any]:
+def layer_share(
+    model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor, now: Callable[[], float]
+) -> dict[str, Any]:
     """Seconds of the pooling layer, forward and backward, and memory above what was there."""
     model.train()
     with torch.no_grad():
@@ -58,10 +68,10 @@ def layer_share(model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor) -> d
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again unseen
     before = restart_high_water()
-    start = time.perf_counter()
+    start = now()
     sum(model.clusterer.losses(x, graph).values()).backward()
     return {
-        "layer_seconds": time.perf_counter() - start,
+        "layer_seconds": now() - start,
         "layer_bytes": resident("VmHWM") - before,
     }
 
@@ -70,9 +80,9 @@ def measure(graph: NodeGraph, options: Any, checkpoint: Path) -> dict[str, Any]:
     """Cluster, and say how good it is and what it took."""
     method = METHODS[options.method]
     if method.function is not None:
-        start = time.perf_counter()
+        start = clock(options)()
         cluster = method.function(graph, CASES[options.case].num_clusters, options.seed)
-        record = {"seconds": time.perf_counter() - start, "peak_bytes": resident("VmHWM")}
+        record = {"seconds": clock(options)() - start, "peak_bytes": resident("VmHWM")}
     else:
         cluster, record = learn(graph, options, checkpoint)
     return record | measures(cluster, graph.edge_index, graph.y)
