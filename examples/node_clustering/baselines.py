@@ -68,7 +68,8 @@ def metis(graph: NodeGraph, num_clusters: int, seed: int) -> Tensor:
     row, col = graph.edge_index.numpy()
     np.cumsum(np.bincount(row, minlength=graph.num_nodes), out=pointer[1:])
     options = pymetis.Options(seed=seed)
-    _, part = pymetis.part_graph(num_clusters, xadj=pointer, adjncy=col, options=options)
+    adjacency = pymetis.CSRAdjacency(pointer, col)
+    _, part = pymetis.part_graph(num_clusters, adjacency, options=options)
     return torch.tensor(part)
 
 
