@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.clustering.report import bars, exponent, grouped
+from benchmarks.clustering.report import bars, exponent, grouped, plot
 from benchmarks.common import ROOT
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -45,7 +45,6 @@ def test_it_measures_once_goes_on_and_reports(tmp_path):
     text = (docs / "results.md").read_text()
     assert "| kmeans | 0." in text
     assert "NMI at least DMoN from k-means's" in text
-    assert (docs / "clustering.svg").exists()
     bench(*common, "--report-only")
     assert (docs / "results.md").read_text() == text
 
@@ -87,3 +86,13 @@ def test_the_exponent_is_the_slope_of_the_logarithms():
     records = [record(case, ours, (n / 1e5) ** 1.5, edges=n) for case, n in sizes.items()]
     assert exponent(grouped(records)[0], 100) == pytest.approx(1.5)
     assert exponent(grouped(records[:2])[0], 100) is None
+
+
+def test_the_plot_has_a_line_per_method(tmp_path):
+    records = [
+        record(case, method, seconds=1.0)
+        for case in ("1e4-k100", "1e5-k100") for method in ("gumbel from k-means", "leiden")
+    ]  # fmt: skip
+    assert plot(grouped([{**r, "seconds": 2.0} for r in records])[0], tmp_path / "plot.svg")
+    assert "</svg>" in (tmp_path / "plot.svg").read_text()
+    assert not plot({}, tmp_path / "none.svg")
