@@ -103,10 +103,10 @@ class GumbelReduce(Reduce):  # type: ignore[misc]
     @staticmethod
     def reduce_batch(select_output: SelectOutput, batch: Tensor | None) -> Tensor | None:
         """The graph of each supernode, ``[K']``, those without members included."""
-        known = getattr(select_output, "batch_pooled", None)
-        if batch is None or known is not None:
-            return known
-        return Reduce.reduce_batch(select_output, batch)
+        known: Tensor | None = getattr(select_output, "batch_pooled", None)
+        if known is None and batch is not None:
+            known = Reduce.reduce_batch(select_output, batch)
+        return known
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(aggr={self.aggr!r})"
