@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "gumbelpool.tgp needs torch-geometric-pool and torch-scatter: pip install "
-        f"'gumbelpool[tgp]', as README.md says under \"torch-geometric-pool\" ({error})"
+        f"'gumbelpool[tgp]', after torch-scatter as in README.md, \"SparseTensor\" ({error})"
     ) from error
 
 ALIAS = "gumbel"

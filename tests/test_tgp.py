@@ -1,7 +1,7 @@
 """The pooler inside torch-geometric-pool: its own checks of every pooler, and what is ours to keep.
 
-The checks of tgp's test suite go through all of `pooler_map`; those that apply to a sparse pooler
-are here in our own words, and tests/test_tgp.py needs tgp itself to run them.
+tgp's own test suite goes through all of `pooler_map`; what it asks of a sparse pooler is asked here
+in our own words, with every other alias taken out.
 """
 
 import contextlib
