@@ -262,7 +262,7 @@ class GumbelPooling(SRCPooling):  # type: ignore[misc]
 
     @property
     def layer(self) -> GumbelPool:
-        """The layer; its options may be set at any time."""
+        """The layer, whose options may be set at any time: the call follows them."""
         layer = self.selector.layer
         assert isinstance(layer, GumbelPool)
         return layer
