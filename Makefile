@@ -36,8 +36,10 @@ bench: $(VENV)/.bench ## every peer and case, hours: docs/results.md; BENCH="--c
 study: $(VENV)/.bench ## every pooler on every dataset, hours, resumable; STUDY="--root DIR --splits DIR --only main" for less
 	$(BIN)/python -m benchmarks.study $(STUDY)
 
-test-sparse: $(VENV)/.sparse ## the SparseTensor tests; compiles torch-scatter and torch-sparse, ~17 minutes
-	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest tests/test_adjacency.py tests/test_packaging.py
+# What runs only where the extras are installed: SparseTensor, torch-geometric-pool, GraphGym, captum, ONNX.
+EXTRAS := $(addprefix tests/test_,adjacency.py ecosystem.py graphgym.py graphs_out.py packaging.py tgp.py)
+test-sparse: $(VENV)/.sparse ## the tests of the extras; compiles torch-scatter and torch-sparse, ~17 minutes
+	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest $(EXTRAS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,7 +54,7 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(SOURCES) | $(BIN)/py
 $(VENV)/.sparse: $(VENV)/.test
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation torch-scatter torch-sparse
-	$(PIP) -e ".[sparse]"
+	$(PIP) -e ".[graphgym,sparse,tgp]" captum onnx onnxscript tabulate
 	touch $@
 
 # torch-geometric-pool is one of the peers; it needs torch-scatter.

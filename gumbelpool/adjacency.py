@@ -1,4 +1,4 @@
-"""The one edge list behind each way that PyG users write an adjacency."""
+"""The one edge list behind each way that PyG users write an adjacency, and the way back."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,9 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.typing import Adj, SparseTensor
 from torch_geometric.utils import is_sparse, to_edge_index
+
+LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr, "csc": torch.sparse_csc}
+FORMS = ("edge_index", "EdgeIndex", "SparseTensor", *LAYOUTS)
 
 
 class Edges(NamedTuple):
@@ -20,6 +23,42 @@ class Edges(NamedTuple):
 def edge_list(edge_index: Tensor) -> Tensor:
     """An ``EdgeIndex`` as a plain int64 tensor; anything else as it is."""
     return edge_index.as_tensor().long() if isinstance(edge_index, EdgeIndex) else edge_index
+
+
+def form_of(adjacency: Adj) -> str:
+    """Which of ``FORMS`` an adjacency is written in; ``"edge_index"`` for what is none of them."""
+    if isinstance(adjacency, (EdgeIndex, SparseTensor)):
+        return "EdgeIndex" if isinstance(adjacency, EdgeIndex) else "SparseTensor"
+    layout = getattr(adjacency, "layout", None)
+    return next((form for form, known in LAYOUTS.items() if layout == known), "edge_index")
+
+
+def to_adj_t(form: str, edge_index: Tensor, value: Tensor | None, num_nodes: int) -> Adj:
+    """The edges as a matrix of one of ``FORMS``, as ``to_edges`` reads it: entry (target, source).
+
+    The edges are sorted and distinct; ``value`` is ``[E]`` or ``[E, D]``. Where it is ``None``, a
+    ``SparseTensor`` has no values and a ``torch.sparse`` matrix has ones.
+    """
+    source, target = edge_index
+    if form == "SparseTensor":
+        sizes = (num_nodes, num_nodes)
+        return SparseTensor(row=target, col=source, value=value, sparse_sizes=sizes)
+    if value is None:
+        value = torch.ones(source.size(0), device=source.device)
+    if form != "csc":  # which is by source, as the edges are
+        order = target.argsort(stable=True)
+        source, target, value = source[order], target[order], value[order]
+    size = (num_nodes, num_nodes, *value.shape[1:])
+    if form == "coo":
+        indices = torch.stack([target, source])
+        return torch.sparse_coo_tensor(
+            indices, value, size, check_invariants=False, is_coalesced=True
+        )
+    outer, inner = (target, source) if form == "csr" else (source, target)
+    start = torch.searchsorted(outer, torch.arange(num_nodes + 1, device=outer.device))
+    return torch.sparse_compressed_tensor(
+        start, inner, value, size, layout=LAYOUTS[form], check_invariants=False
+    )
 
 
 def to_edges(

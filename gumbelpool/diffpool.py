@@ -14,7 +14,7 @@ from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.options import check_generator
-from gumbelpool.output import PoolOutput
+from gumbelpool.output import PoolOutput, output_for
 from gumbelpool.validation import check_head, check_row_maximum
 
 
@@ -177,7 +177,7 @@ class DenseDiffPool(ClusterPool):
             chance=(expected.sum(2) * expected.sum(1)).sum(1),
             weight=adjacency.sum((1, 2), dtype=torch.float64),
         )
-        return PoolOutput(
+        return output_for(edge_index)(
             x=pooled_x.flatten(0, 1).index_select(0, supernode).to(x.dtype),
             edge_index=torch.stack([row[graph, source], row[graph, target]]),
             edge_weight=pooled_adjacency[graph, source, target].to(weight.dtype),

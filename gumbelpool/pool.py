@@ -11,7 +11,7 @@ from gumbelpool.base import ClusterPool
 from gumbelpool.inputs import Inputs, cluster_limit, read_inputs
 from gumbelpool.losses import GraphStatistics, mean_losses
 from gumbelpool.options import check_generator, check_not_transformed
-from gumbelpool.output import PoolOutput
+from gumbelpool.output import PoolOutput, output_for
 from gumbelpool.plan import Plan, Pooled, rows_per_block
 from gumbelpool.sampling import draw_randomness
 from gumbelpool.validation import check_head
@@ -200,7 +200,7 @@ class GumbelPool(ClusterPool):
             pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
         weight_dtype = x.dtype if weight is None else weight.dtype
         attr = inputs.edge_attr
-        return PoolOutput(
+        return output_for(edge_index)(
             x=pooled_x.to(x.dtype),
             edge_index=pooled.edge_index,
             edge_weight=pooled.edge_weight.to(weight_dtype) if self.weighted else None,

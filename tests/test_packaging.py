@@ -74,6 +74,7 @@ def test_the_layer_works_without_torch_scatter_and_torch_sparse_and_asks_for_nei
 
 def test_importing_loads_nothing_of_the_extras():
     extras = ["lightning_fabric", "matplotlib", "sklearn", "torchmetrics", "hypothesis", "pytest"]
+    extras += ["pytorch_lightning", "tgp", "yacs"]
     loaded = run("import sys, gumbelpool; print(*(m for m in sys.modules if '.' not in m))")
     baseline = run("import sys, torch_geometric; print(*(m for m in sys.modules if '.' not in m))")
     assert not set(extras) & (set(loaded.split()) - set(baseline.split()))
@@ -86,7 +87,7 @@ def test_required_dependencies_are_torch_and_torch_geometric_only():
 
 def test_every_extra_of_the_contract_exists():
     extras = metadata.metadata("gumbelpool").get_all("Provides-Extra")
-    assert {"sparse", "examples", "test", "dev"} <= set(extras)
+    assert {"sparse", "tgp", "graphgym", "examples", "test", "dev"} <= set(extras)
 
 
 def test_the_version_of_the_package_is_that_of_its_metadata():
