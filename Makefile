@@ -9,7 +9,7 @@ FUZZ_CALLS ?= 100000
 # What the reference's run may leave out: tests that run both forms themselves, or neither.
 REFERENCE := $(addprefix --ignore tests/,examples benchmarks test_rows.py test_packaging.py test_hooks.py)
 
-.PHONY: demo test test-reference check lint fuzz bench study test-sparse clean
+.PHONY: demo test test-reference check lint docs fuzz bench study test-sparse clean
 
 demo: $(VENV)/.examples ## train the classifier on the embedded dataset, about two minutes
 	$(BIN)/python -m examples.classification --out runs/demo
@@ -20,7 +20,7 @@ test: $(VENV)/.test ## all tests
 test-reference: $(VENV)/.test ## the package's tests without its native part
 	GUMBELPOOL_BACKEND=reference $(BIN)/python -m pytest $(REFERENCE)
 
-check: lint test ## format, lint, types, and all tests
+check: lint docs test ## format, lint, types, the site, and all tests
 
 fuzz: $(VENV)/.test ## 100,000 random calls, half an hour; FUZZ_CALLS=10000 for less
 	FUZZ_CALLS=$(FUZZ_CALLS) $(BIN)/python -m pytest tests/test_fuzz.py
@@ -29,6 +29,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## the site, its tutorials executed: build/site/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/site
 
 bench: $(VENV)/.bench ## every peer and case, hours: docs/results.md; BENCH="--cases wide --rounds 1" for less
 	$(BIN)/python -m benchmarks.speed.bench $(BENCH)
@@ -46,7 +49,7 @@ $(BIN)/python:
 
 # An environment is made again only when what it is made from changes.
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt gumbelpool/rows/native.cpp
-$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(SOURCES) | $(BIN)/python
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(SOURCES) | $(BIN)/python
 	$(PIP) -e ".[$*]"
 	touch $@
 
@@ -64,5 +67,5 @@ $(VENV)/.bench: $(VENV)/.examples
 	$(PIP) torch-geometric-pool
 	touch $@
 
-clean: ## remove the environment
-	rm -rf $(VENV)
+clean: ## remove the environment and the site
+	rm -rf $(VENV) build/site

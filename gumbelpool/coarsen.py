@@ -53,9 +53,9 @@ def coarsen_edges(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     r"""Relabels both ends of every edge and merges duplicates: :math:`A' = S^\top A S`.
 
-    The pooled edges are the image of the input's, so there are never more of them. Differentiable
-    with respect to ``edge_weight`` and ``edge_attr``. The graphs of a batch stay apart if their
-    supernodes do: see :func:`coarsen_nodes`.
+    The pooled edges are the image of the input's, so there are never more of them (Theorem 1).
+    Differentiable with respect to ``edge_weight`` and ``edge_attr``. The graphs of a batch stay
+    apart if their supernodes do: see :func:`coarsen_nodes`.
 
     Args:
         edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.

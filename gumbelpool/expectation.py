@@ -183,10 +183,22 @@ def modularity_variance(
 ) -> Tensor:
     r"""The variance of the modularity Q of the drawn clusters (Theorem 7).
 
-    Takes O(E·K + N·K²) time. Arguments and errors are those of :func:`expected_modularity`.
+    Takes O(E·K + N·K²) time.
+
+    Args:
+        edge_index: Directed edges, ``[2, E]``, int64, or an ``EdgeIndex``.
+        probability: P, ``[N, K]``.
+        edge_weight: ``[E]``, not negative. (default: ones)
+        batch: Graph of each node, ``[N]``, int64, sorted. (default: one graph)
+        batch_size: The number of graphs B. (default: read from ``batch``)
 
     Returns:
         ``[B]``; zero for a graph without edges.
+
+    Raises:
+        TypeError: If an argument has the wrong dtype.
+        ValueError: If shapes disagree, ``batch`` is unsorted, an edge is not inside a graph, a
+            weight is negative, or a row of ``probability`` is none.
     """
     sizes, edges = _read_edges(edge_index, probability, edge_weight, batch, batch_size)
     check_not_negative("edge_weight", edge_weight)

@@ -34,8 +34,8 @@ def sample_clusters(logits: Tensor, *, generator: torch.Generator | None = None)
     r"""Draws :math:`c_i \sim \mathrm{Categorical}(\mathrm{softmax}(\theta_i))`, exactly.
 
     The rows are independent. A cluster with logit :math:`-\infty` is never drawn. The law is that
-    of Gumbel-max, but a row costs one random number (inverted through the cumulative sum, which is
-    kept in float64) instead of K.
+    of Gumbel-max (`Maddison et al. 2014 <https://arxiv.org/abs/1411.0030>`_), but a row costs one
+    random number (inverted through the cumulative sum, which is kept in float64) instead of K.
 
     Args:
         logits: Assignment scores :math:`\theta`, ``[N, K]``, of any floating dtype.
