@@ -86,5 +86,6 @@ def test_the_citation_has_the_version_of_the_package():
 def test_ci_runs_the_torch_of_the_constraints():
     pinned = re.search(r"^torch==(.*)$", read(ROOT / "constraints.txt"), re.MULTILINE)[1]
     workflow = read(ROOT / ".github" / "workflows" / "check.yml")
-    assert f'torch: ["{pinned}"]' in workflow
+    # A run with another torch has written that into the constraints.
+    assert re.search(rf'torch: \[?"{re.escape(pinned)}"', workflow)
     assert "- run: bash .ci/run" in workflow
