@@ -33,18 +33,20 @@ def form_of(adjacency: Adj) -> str:
     return next((form for form, known in LAYOUTS.items() if layout == known), "edge_index")
 
 
-def to_adj_t(form: str, edge_index: Tensor, value: Tensor | None, num_nodes: int) -> Adj:
+def to_adj_t(
+    form: str, edge_index: Tensor, value: Tensor | None, num_nodes: int, dtype: torch.dtype
+) -> Adj:
     """The edges as a matrix of one of ``FORMS``, as ``to_edges`` reads it: entry (target, source).
 
     The edges are sorted and distinct; ``value`` is ``[E]`` or ``[E, D]``. Where it is ``None``, a
-    ``SparseTensor`` has no values and a ``torch.sparse`` matrix has ones.
+    ``SparseTensor`` has no values and a ``torch.sparse`` matrix has ones of the ``dtype``.
     """
     source, target = edge_index
     if form == "SparseTensor":
         sizes = (num_nodes, num_nodes)
         return SparseTensor(row=target, col=source, value=value, sparse_sizes=sizes)
     if value is None:
-        value = torch.ones(source.size(0), device=source.device)
+        value = torch.ones(source.size(0), dtype=dtype, device=source.device)
     if form != "csc":  # which is by source, as the edges are
         order = target.argsort(stable=True)
         source, target, value = source[order], target[order], value[order]

@@ -12,6 +12,8 @@ from gumbelpool.coarsen import count_rows
 from gumbelpool.inputs import Inputs
 from gumbelpool.plan import Plan
 
+KEPT = 1 << 20  # entries of logits that may be kept from forward to backward
+
 
 def stage(name: str) -> AbstractContextManager[object]:
     """Names a stage in profiles; where nothing is profiled, it costs nothing."""
@@ -75,7 +77,7 @@ class Scorer:
 
     def to_keep(self) -> Tensor:
         """What backward need not score again, ``[N, K]`` or ``[0, K]``."""
-        whole = self.memory.size(0) == self.inputs.x.size(0)
+        whole = self.memory.size(0) == self.inputs.x.size(0) and self.memory.numel() <= KEPT
         keep = whole and self.weight is not None and self.inputs.limit is None
         return self.memory if keep else self.memory.new_empty(0, self.memory.size(1))
 

@@ -313,7 +313,8 @@ def _sums(rows: Tensor, sizes: list[int]) -> Tensor:
 
 def _each(rows: Tensor, sizes: list[int]) -> Tensor:
     """Each graph's row for each of its nodes."""
-    return rows.repeat_interleave(torch.tensor(sizes, device=rows.device), dim=0)
+    times = torch.tensor(sizes, dtype=torch.int64, device=rows.device)
+    return rows.repeat_interleave(times, dim=0)
 
 
 def _covariance_product(p: Tensor, q: Tensor) -> Tensor:

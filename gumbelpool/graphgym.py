@@ -68,10 +68,18 @@ def load_tu(format: str, name: str, dataset_dir: str) -> Dataset | None:
 
     Returns:
         The dataset, or ``None``.
+
+    Raises:
+        ValueError: If ``dataset.split`` has not three parts.
     """
     if format != "TU":
         return None
     cfg = graphgym.cfg
+    if len(cfg.dataset.split) != len(SPLITS):
+        raise ValueError(
+            "dataset.split must have three parts, for training, validation and testing; "
+            f"got {cfg.dataset.split}"
+        )
     dataset = TUDataset(dataset_dir, name)
     if dataset.num_node_features == 0:
         dataset = TUDataset(dataset_dir, name, transform=Constant())
@@ -136,7 +144,11 @@ class HierarchicalNet(torch.nn.Module):
 
 
 class _WithLoss(torch.autograd.Function):
-    """A prediction as it is, whose backward pass is also that of a loss beside its own."""
+    """A prediction as it is, whose backward pass is also that of a loss beside its own.
+
+    GraphGym has no place for that loss. Its gradient does not know of factors that a trainer puts
+    before the task's: gradients of half precision or over several batches are not for this network.
+    """
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, loss: Tensor) -> Tensor:  # noqa: ANN401

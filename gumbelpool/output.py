@@ -106,7 +106,7 @@ class PoolOutput(NamedTuple):
         check_in("form", form, allowed=FORMS[2:])
         features = self.edge_attr is not None and not came_as_edges
         value = self.edge_attr if features else self.edge_weight
-        return to_adj_t(form, self.edge_index, value, self.x.size(0))
+        return to_adj_t(form, self.edge_index, value, self.x.size(0), self.x.dtype)
 
     def to_data(self) -> Data:
         """The pooled graphs as one ``Data``, with the adjacency in the form that came.

@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 
 class Pooled(NamedTuple):
-    """What comes out; every float tensor is differentiable.
+    """What comes out; the fields that :class:`PooledGradients` has are differentiable.
 
     Attributes:
         x: Sums of the members' features, ``[K', F]``.

@@ -137,6 +137,12 @@ def test_the_layers_mean_modularity_over_all_draws_is_the_closed_form():
     assert_close(mean, expected[0])
 
 
+def test_a_batch_without_graphs_has_no_modularity():
+    edge_index, batch = torch.empty(2, 0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    for moment in (expected_modularity, modularity_variance):
+        assert moment(edge_index, torch.empty(0, 3), batch=batch).shape == (0,)
+
+
 def test_modularity_of_negative_weights_is_refused():
     batch = make_batch((5,), weighted="positive")
     for moment in (expected_modularity, modularity_variance):

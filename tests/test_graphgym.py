@@ -158,6 +158,9 @@ def test_splits_are_of_the_sizes_asked_for_and_follow_the_seed(dataset):
     assert torch.equal(parts[0][0], parts[1][0])
     assert not torch.equal(parts[0][0], parts[2][0])
     assert graphgym.load_tu("PyG", "Cora", "") is None
+    cfg.dataset.split = [0.8, 0.2]
+    with pytest.raises(ValueError, match="dataset.split must have three parts"):
+        graphgym.load_tu("TU", "RINGS", str(dataset))
 
 
 def test_without_the_extra_it_says_what_to_install():

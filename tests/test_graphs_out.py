@@ -156,6 +156,7 @@ def test_a_binary_pooled_graph_has_ones_or_no_values(form):
         assert not matrix.has_value()
     else:
         assert (matrix.values() == 1).all()
+        assert (matrix @ out.x).dtype == out.x.dtype
     assert set(pooled(layer, "edge_index").to_data().keys()) == {"x", "edge_index", "batch"}
 
 

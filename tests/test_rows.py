@@ -417,6 +417,21 @@ def test_an_index_out_of_bounds_is_an_error(form):
 
 
 @forms
+@pytest.mark.parametrize("bad", [2, -1, 10**12])
+def test_a_graph_out_of_bounds_anywhere_is_an_error(form, bad):
+    batch = torch.zeros(200, dtype=torch.int64)
+    batch[100] = bad
+    logits, entropy = torch.randn(200, 3), torch.zeros(2, dtype=torch.float64)
+    with pytest.raises((IndexError, RuntimeError)):
+        FORMS[form].sample_rows(logits, None, batch, entropy, None)
+    with pytest.raises((IndexError, RuntimeError)):
+        FORMS[form].row_gradient_(
+            torch.randn(200, 3), logits, torch.zeros_like(batch), 0,
+            Estimate("gumbel", 1.0, SEED), batch, torch.randn(2), None,
+        )  # fmt: skip
+
+
+@forms
 def test_what_is_not_contiguous_gives_the_same(form):
     logits, batch = random_logits(6, 40, torch.float32).t(), graphs(40)
     uniform = torch.rand(80, dtype=torch.float64)[::2]

@@ -403,8 +403,8 @@ void sample_rows(int64_t logits, int64_t uniform, int64_t batch, bool wide, int6
   const auto space = allocate<T>(task.space(K) * parts);
   run_parts(R, parts, [&](Range range) {
     if (range.begin == range.end) return true;
-    if (sums && !within(task.batch[range.begin], num_graphs)) return false;
-    if (sums && !within(task.batch[range.end - 1], num_graphs)) return false;
+    for (int64_t row = range.begin; sums && row < range.end; ++row)
+      if (!within(task.batch[row], num_graphs)) return false;
     return run(task, range, space.get() + range.part * task.space(K));
   });
   for (int part = 1; part < parts; ++part) {
@@ -628,8 +628,8 @@ void row_gradient(int64_t g, int64_t logits, int64_t cluster, int64_t first_row,
   const auto space = allocate<T>(task.space(K) * parts);
   run_parts(R, parts, [&](Range range) {
     if (range.begin == range.end) return true;
-    if (sums && !within(task.batch[range.begin], num_graphs)) return false;
-    if (sums && !within(task.batch[range.end - 1], num_graphs)) return false;
+    for (int64_t row = range.begin; sums && row < range.end; ++row)
+      if (!within(task.batch[row], num_graphs)) return false;
     return run(task, range, space.get() + range.part * task.space(K));
   });
 }
@@ -845,7 +845,8 @@ int64_t count_keys(int64_t edge_index, int64_t major, int64_t minor, int64_t num
   const int64_t *first = pointer<int64_t>(major), *second = pointer<int64_t>(minor);
   int32_t *count = pointer<int32_t>(bucket), *key = pointer<int32_t>(position);
   // A thread's own buckets cost about as much as an edge each.
-  const int parts = count_parts(E, threads, 5.0 * (E - num_keys));
+  const int most = int(std::min<int64_t>(threads, 1 + E / std::max<int64_t>(num_keys, 1)));
+  const int parts = count_parts(E, most, 5.0 * (E - num_keys));
   std::vector<int32_t> others((parts - 1) * num_keys);
   run_parts(E, parts, [&](Range range) {
     int32_t* own = range.part == 0 ? count : &others[(range.part - 1) * num_keys];

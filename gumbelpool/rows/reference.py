@@ -66,7 +66,7 @@ def sample_rows(
     uniform's share of the total. Since the comparison is strict, a weight of zero is never drawn.
 
     Args:
-        logits: ``[R, K]``; may be overwritten.
+        logits: ``[R, K]``; not written to, as they may be needed again.
         uniform: ``[R]`` in [0, 1), float64; ``None`` takes the largest logit.
         batch: Graph of each row, ``[R]``, ascending.
         entropy: Σ_i H(p_i) is added to it, ``[B]``, float64.
@@ -214,7 +214,7 @@ def row_gradient_(
 
     Args:
         g: ``[R, K]``; overwritten with the result.
-        logits: ``[R, K]``; may be overwritten.
+        logits: ``[R, K]``; not written to, as they may be needed again.
         cluster: The draws, ``[R]`` int64, in [0, K).
         first_row: The node of the first row, which the noise depends on.
         estimate: The estimator.

@@ -123,7 +123,7 @@ class GumbelPooling(SRCPooling):  # type: ignore[misc]
 
     @property
     def layer(self) -> GumbelPool:
-        """The layer, whose options may be set at any time: the call follows them."""
+        """The layer, whose options may be set at any time: a call without ``so`` follows them."""
         layer = self.selector.layer
         assert isinstance(layer, GumbelPool)
         return layer
@@ -201,7 +201,7 @@ class GumbelPooling(SRCPooling):  # type: ignore[misc]
         )
         return PoolingOutput(
             out.x,
-            *as_it_came(adj, out.edge_index, out.edge_weight, out.x.size(0)),
+            *as_it_came(adj, out.edge_index, out.edge_weight, out.x.size(0), out.x.dtype),
             None if batch is None else out.batch,
             selection(out, batch),
             self.compute_loss(out),

@@ -137,7 +137,8 @@ class GumbelConnect(Connect):  # type: ignore[misc]
             edges.edge_weight,
             remove_self_loops=self.remove_self_loops,
         )
-        return as_it_came(edge_index, pooled, weight if self.weighted else None, so.num_supernodes)
+        kept = weight if self.weighted else None
+        return as_it_came(edge_index, pooled, kept, so.num_supernodes, weight.dtype)
 
     def __repr__(self) -> str:
         options = f"remove_self_loops={self.remove_self_loops}, weighted={self.weighted}"
@@ -178,10 +179,14 @@ def as_vector(edge_weight: Tensor | None) -> Tensor | None:
 
 
 def as_it_came(
-    adjacency: Adj, edge_index: Tensor, edge_weight: Tensor | None, num_supernodes: int
+    adjacency: Adj,
+    edge_index: Tensor,
+    edge_weight: Tensor | None,
+    num_supernodes: int,
+    dtype: torch.dtype,
 ) -> tuple[Adj, Tensor | None]:
-    """Pooled edges and weights, or where a matrix came a matrix and ``None``."""
+    """Pooled edges and weights, or where a matrix came a matrix of the dtype and ``None``."""
     form = form_of(adjacency)
     if form in FORMS[:2]:
         return edge_index, edge_weight
-    return to_adj_t(form, edge_index, edge_weight, num_supernodes), None
+    return to_adj_t(form, edge_index, edge_weight, num_supernodes, dtype), None
