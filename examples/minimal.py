@@ -18,18 +18,22 @@ class Net(torch.nn.Module):
     def __init__(self, in_channels, num_classes):
         super().__init__()
         self.conv1, self.norm1 = GCNConv(in_channels, 64), BatchNorm(64)
-        self.pool1 = GumbelPool(64, num_clusters=20, remove_self_loops=True, sample_in_eval=True)
         self.conv2, self.norm2 = GCNConv(64, 64), BatchNorm(64)
+        self.pool1 = GumbelPool(64, num_clusters=20, remove_self_loops=True, sample_in_eval=True)
+        self.conv3, self.norm3 = GCNConv(64, 64), BatchNorm(64)
         self.pool2 = GumbelPool(64, num_clusters=5, remove_self_loops=True, sample_in_eval=True)
-        self.lin = torch.nn.Linear(64, num_classes)
+        self.lin = torch.nn.Linear(3 * 64, num_classes)
 
-    def forward(self, x, edge_index, batch):
+    def forward(self, x, edge_index, batch, batch_size=None, generator=None):
+        given = {"batch_size": batch_size, "generator": generator}  # both may be left out
         x = self.norm1(self.conv1(x, edge_index)).relu()
-        fine = self.pool1(x, edge_index, batch=batch)
-        x = self.norm2(self.conv2(fine.x, fine.edge_index, fine.edge_weight)).relu()
-        coarse = self.pool2(x, fine.edge_index, fine.edge_weight, fine.batch)
-        x = self.lin(global_mean_pool(coarse.x, coarse.batch))
-        return x, fine.loss + coarse.loss  # add 0.1 times that to the task's loss
+        x = self.norm2(self.conv2(x, edge_index)).relu()
+        fine = self.pool1(x, edge_index, batch=batch, **given)
+        y = self.norm3(self.conv3(fine.x, fine.edge_index, fine.edge_weight)).relu()
+        coarse = self.pool2(y, fine.edge_index, fine.edge_weight, fine.batch, **given)
+        levels = (x, batch), (y, fine.batch), (coarse.x, coarse.batch)
+        means = [global_mean_pool(*level, batch_size) for level in levels]
+        return self.lin(torch.cat(means, dim=1)), fine.loss + coarse.loss
 
 
 def community_graph(label):

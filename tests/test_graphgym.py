@@ -159,7 +159,7 @@ def test_splits_are_of_the_sizes_asked_for_and_follow_the_seed(dataset):
     assert not torch.equal(parts[0][0], parts[2][0])
     assert graphgym.load_tu("PyG", "Cora", "") is None
     cfg.dataset.split = [0.8, 0.2]
-    with pytest.raises(ValueError, match="dataset.split must have three parts"):
+    with pytest.raises(ValueError, match=r"dataset\.split must have three parts"):
         graphgym.load_tu("TU", "RINGS", str(dataset))
 
 

@@ -30,7 +30,7 @@ README = run_python_blocks()
 
 def make_net(layer, train, **options):
     torch.manual_seed(0)
-    net = README["SizedNet"](7, 2).train(train)
+    net = README["Net"](7, 2).train(train)
     net.pool1 = layer(64, num_clusters=6, remove_self_loops=True, **options)
     net.pool1.train(train)
     for pool in (net.pool1, net.pool2):
