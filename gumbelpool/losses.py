@@ -75,7 +75,8 @@ def modularity_loss(graph: GraphStatistics) -> Tensor:
     """−Q: the weight inside of clusters is to be more than degrees alone would put there.
 
     Q = Σ_ij A_ij [c_i=c_j] / W − Σ_k vol⁺_k vol⁻_k / W² with W = Σ_ij A_ij (Newman 2006; Leicht and
-    Newman 2008 for directed graphs), and zero for a graph without edges.
+    Newman 2008 for directed graphs), and zero for a graph without edges. Squares of weights must be
+    numbers in float64, and degrees in the dtype of the input.
     """
     assert graph.inside is not None
     assert graph.chance is not None
