@@ -1,10 +1,12 @@
-"""A measurement in a process of its own: what becomes of its answer."""
+"""A measurement in a process of its own: the graphs it reads, and what becomes of its answer."""
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 # Modules that may be missing, and what has them.
 PACKAGES = {
@@ -13,6 +15,15 @@ PACKAGES = {
     "igraph": "igraph",
     "pymetis": "pymetis",
 }
+
+
+def build_once(file: Path, build: Callable[[], object]) -> Path:
+    """Builds the graphs of a case once for all processes; they are read as a dictionary."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(vars(build()), file.with_suffix(".part"))
+        file.with_suffix(".part").rename(file)
+    return file
 
 
 def ask(

@@ -13,24 +13,13 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..common import DOCS, ROOT, append_line, read_lines
-from ..processes import ask
+from ..processes import ask, build_once
 from .cases import CASES
 from .methods import METHODS
 from .report import write_report
-
-
-def build_graph(case: str, folder: Path, root: Path | None) -> Path:
-    """Builds the graph once for all processes."""
-    file = folder / f"{case}.pt"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(vars(CASES[case].build(root)), file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-    return file
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,7 +78,9 @@ def main() -> None:
 
 def measure(key: dict, options: argparse.Namespace) -> dict:
     """One measurement in a process of its own."""
-    graph = build_graph(key["case"], options.out / "graphs", options.root)
+    case = key["case"]
+    file = options.out / "graphs" / f"{case}.pt"
+    graph = build_once(file, lambda: CASES[case].build(options.root))
     name = "-".join(str(value) for value in key.values()).replace(" ", "_").replace(",", "")
     checkpoint = options.out / f"{name}.ckpt"
     command = [sys.executable, "-m", "benchmarks.clustering.worker", key["case"], key["method"]]

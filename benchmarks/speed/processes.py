@@ -5,10 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..common import ROOT
-from ..processes import ask
+from ..processes import ask, build_once
 from .cases import CASES
 
 
@@ -16,12 +14,7 @@ def build_graphs(case: str, folder: Path, root: Path | None) -> Path | None:
     """Builds the graphs once for all processes; the largest are generated where they are used."""
     if case == "products":
         return None
-    file = folder / f"{case}.pt"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(vars(CASES[case].build(root)), file.with_suffix(".part"))
-        file.with_suffix(".part").rename(file)
-    return file
+    return build_once(folder / f"{case}.pt", lambda: CASES[case].build(root))
 
 
 def measure(
