@@ -80,7 +80,7 @@ RECIPES = (  # what is compared for each task; `benchmarks.theory.clusters` has 
     "link, entropy, balance, modularity",
 )
 HEADS = ("orthogonal", "cosine")
-FINE = ("gumbel", "random", "none", "kmis")  # with and without the unpooled graph beside
+FINE = (KEPT, "random", "none", "kmis")  # with and without the unpooled graph beside
 SAMPLES = (1, 2, 4, 8, 16)
 LEVELS = range(1, 7)
 
