@@ -19,7 +19,7 @@ from examples.classification.processes import make_fabric
 # torchrun; --standalone takes any port that is free.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 FLAGS = [*SMALL, "--estimator", "straight_through", "--precision", "64-true"]
-FLAGS += ["--epochs", "12", "--patience", "12", "--batch-size", "7"]
+FLAGS += ["--epochs", "8", "--patience", "8", "--batch-size", "7"]
 
 
 def torchrun(*arguments: object) -> list[str]:
@@ -33,7 +33,7 @@ def fabric_launch(*arguments: object) -> list[str]:
 def assert_same(found: Path, expected: Path) -> None:
     """The results of two runs of fold 0, and the parameters of their models, to rounding."""
     (line,), (wanted,) = results(found), results(expected)
-    for key in wanted.keys() - {"seconds"}:
+    for key in wanted.keys() - {"seconds", "dataset", "pool"}:
         assert line[key] == pytest.approx(wanted[key], rel=1e-6), key
     model, wanted = (torch.load(out / "fold-0.pt", weights_only=True) for out in (found, expected))
     assert model.keys() == wanted.keys()
@@ -121,7 +121,7 @@ def test_with_one_of_two_processes_killed_the_run_ends_and_resumes(launched, one
         timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"epoch {reached + 1} of 12" in done.stdout
-    assert f"epoch {reached} of 12" not in done.stdout
+    assert f"epoch {reached + 1} of 8" in done.stdout
+    assert f"epoch {reached} of 8" not in done.stdout
     assert done.stdout.count("picture of the learned hierarchy") == 1
     assert_same(tmp_path, one_process)

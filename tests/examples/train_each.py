@@ -16,8 +16,9 @@ from examples.shared.run_folder import RunFolder
 GUMBEL = ["--pool", "gumbel", "--estimator"]
 CASES = {
     "none": ["--pool", "none"],
-    "topk": ["--pool", "topk", "--fine-path"],
-    "asap": ["--pool", "asap"],
+    # After one layer nodes of the same degree are the same: which of them are kept, rounding decides.
+    "topk": ["--pool", "topk", "--layers", "2", "--fine-path"],
+    "asap": ["--pool", "asap", "--layers", "2"],
     "mincut": ["--pool", "mincut", "--assign-gnn"],
     "diffpool": ["--pool", "diffpool", "--weight-decay", "0.01"],
     "straight_through": [*GUMBEL, "straight_through"],
