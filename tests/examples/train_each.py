@@ -16,7 +16,7 @@ from examples.shared.run_folder import RunFolder
 GUMBEL = ["--pool", "gumbel", "--estimator"]
 CASES = {
     "none": ["--pool", "none"],
-    # After one layer nodes of the same degree are the same: which of them are kept, rounding decides.
+    # Two layers: after one, nodes of like degree are alike, and rounding decides which are kept.
     "topk": ["--pool", "topk", "--layers", "2", "--fine-path"],
     "asap": ["--pool", "asap", "--layers", "2"],
     "mincut": ["--pool", "mincut", "--assign-gnn"],
