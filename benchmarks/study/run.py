@@ -23,8 +23,9 @@ from examples.classification.datasets import (
     read_splits,
     standardised,
 )
-from examples.classification.described import build_model, make_fabric, training_options
+from examples.classification.described import build_model, training_options
 from examples.classification.options import check, parser
+from examples.classification.processes import make_fabric
 from examples.classification.training import Trainer, loss_of, seed_for
 from examples.shared.run_folder import RunFolder
 from gumbelpool import GumbelPool
@@ -122,6 +123,6 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
                     module.sample_in_eval = True
             for samples in EVAL_SAMPLES:
                 trainer.options = dataclasses.replace(training, eval_samples=samples)
-                score = trainer.evaluate(model, trainer.batches(split.test))
+                score = trainer.evaluate(model, trainer.shares(split.test))
                 result["sampled"][str(samples)] = {"accuracy": score.accuracy, "loss": score.loss}
     return result

@@ -29,18 +29,19 @@ from .datasets import (
     read_splits,
     standardised,
 )
-from .described import build_model, make_fabric, training_options
+from .described import build_model, training_options
 from .options import check, folds_to_run, parser
-from .processes import in_main_process
+from .processes import in_main_process, make_fabric
 from .summary import table
 from .training import Trainer, seed_for
 
 NO_RESULT = ("out", "root", "fold", "splits", "picture")  # settings that change no fold's result
 
 
-def configuration(args: argparse.Namespace) -> dict[str, Any]:
+def configuration(args: argparse.Namespace, fabric: Fabric) -> dict[str, Any]:
     """The settings on which a fold's result depends."""
     config = {key: value for key, value in vars(args).items() if key not in NO_RESULT}
+    config["devices"] = fabric.world_size  # whoever started them
     if args.splits:
         config["splits_sha256"] = hashlib.sha256(args.splits.read_bytes()).hexdigest()
     return config
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     # How many clusters are used is in the results: a warning would say it a second time.
     warnings.simplefilter("ignore", CollapseWarning)
     folds = folds_to_run(args.fold, args.folds)
-    torch.set_num_threads(args.threads)
     fabric = make_fabric(args)
+    torch.set_num_threads(args.threads)  # Fabric has a number of its own where it starts processes
     with fabric.rank_zero_first():
         dataset = load(args.dataset, args.root, num_graphs=args.num_graphs, seed=args.seed)
     if args.splits:
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
     folder = RunFolder(args.out or Path("runs") / f"{args.dataset}-{args.pool}")
     picture = args.picture or folder.path / "hierarchy.png"
     with ExitStack() as stack:
-        in_main_process(fabric, lambda: stack.enter_context(folder.open(configuration(args))))
+        in_main_process(
+            fabric, lambda: stack.enter_context(folder.open(configuration(args, fabric)))
+        )
         in_main_process(fabric, lambda: check_writable(picture))
         fabric.print(
             f"{dataset.name}: {len(dataset.graphs)} graphs, {dataset.num_classes} classes, "

@@ -3,9 +3,6 @@
 import argparse
 from collections.abc import Mapping
 
-from lightning_fabric import Fabric
-
-from ..shared.errors import InputError
 from .datasets import GraphDataset
 from .models import HierarchicalClassifier
 from .poolers import POOLERS, Pooler, PoolOptions
@@ -61,15 +58,3 @@ def training_options(
         tau=args.tau,
         tau_end=args.tau_end,
     )
-
-
-def make_fabric(args: argparse.Namespace) -> Fabric:
-    """A launched Fabric; with several devices, this script then runs once per device."""
-    try:
-        fabric = Fabric(
-            accelerator=args.accelerator, devices=args.devices, precision=args.precision
-        )
-        fabric.launch()
-    except Exception as error:  # Fabric names the flag's value, and what it would have accepted
-        raise InputError(" ".join(str(error).split())) from error
-    return fabric

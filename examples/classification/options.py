@@ -39,6 +39,10 @@ examples:
   python -m examples.classification --dataset MUTAG --root DIR --fold 0 1 2 \\
       --num-clusters 16 8 --ratio 0.25 --estimator reinmax
 
+  # two processes, started by Fabric or by torchrun
+  python -m examples.classification --devices 2
+  torchrun --nproc_per_node=2 -m examples.classification
+
 what --out holds:
   results.jsonl   a line per finished fold: accuracies, best epoch, seconds, and the mean number
                   of nodes, edges and used clusters per test graph at every level
@@ -219,7 +223,7 @@ def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
         type=positive,
         default=32,
         metavar="N",
-        help="graphs per step, in each process",
+        help="graphs per step, of all processes together",
     )
     train.add_argument(
         "--lr", type=positive_float, default=3e-3, metavar="LR", help="learning rate of Adam"
@@ -256,9 +260,8 @@ def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
     run.add_argument(
         "--devices",
         type=positive,
-        default=1,
         metavar="N",
-        help="processes to train with, one per device",
+        help="processes to train with, one per device (default: as many as torchrun started, or 1)",
     )
     run.add_argument(
         "--threads",

@@ -179,6 +179,9 @@ class Selection(nn.Module):
         super().__init__()
         # PyG reads a ratio of 1 or more as a number of nodes.
         self.pool = layer(channels, ratio=options.ratio or options.num_clusters)
+        if isinstance(self.pool, ASAPooling):
+            # It orders the scores, for which a gradient would never come: several processes wait.
+            self.pool.select.requires_grad_(False)
 
     def forward(
         self,

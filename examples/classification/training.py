@@ -2,8 +2,9 @@
 
 A run can be killed at any moment and continued. Two things make the continued run equal to an
 unbroken one: a checkpoint after every epoch, renamed into place so that it is whole or not there,
-and random numbers that depend on nothing but (seed, fold, epoch, process), so that no random
+and random numbers that depend on nothing but (seed, fold, epoch, stream), so that no random
 state needs to be stored. (Equal to the bit on CPU; CUDA's atomic sums are not reproducible.)
+Processes have one stream, or each its own: whole_batch.py says when, and shares out the batches.
 """
 
 import io
@@ -19,7 +20,6 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -30,6 +30,7 @@ from ..shared.run_folder import RunFolder, write_atomically
 from .datasets import Split
 from .models import Prediction
 from .processes import in_main_process
+from .whole_batch import Share, WholeBatch
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class Score(NamedTuple):
     clusters_used: list[float]  # clusters with at least one node, mean per graph, per level
 
 
-def seed_for(seed: int, fold: int, epoch: int, process: int = 0) -> None:
+def seed_for(seed: int, fold: int, epoch: int, stream: int = 0) -> None:
     """Seed Python, NumPy and torch for one epoch of one fold; epoch 0 is the initialisation."""
-    state = np.random.SeedSequence([seed, fold, epoch, process]).generate_state(1)
+    state = np.random.SeedSequence([seed, fold, epoch, stream]).generate_state(1)
     seed_everything(int(state[0]), verbose=False)
 
 
@@ -106,6 +107,7 @@ class Trainer:
         self.folder = folder
         self.options = options
         self.on_epoch = on_epoch
+        self.whole = WholeBatch(fabric)
 
     def run(self, model: nn.Module, split: Split, fold: int) -> dict[str, Any]:
         """Train with early stopping on the validation part, then test the best model, once.
@@ -113,6 +115,7 @@ class Trainer:
         The best epoch has the highest validation accuracy and, among equals, the lowest loss.
         """
         options, fabric = self.options, self.fabric
+        self.whole.adapt(model)
         optimizer = torch.optim.Adam(
             model.parameters(), lr=options.lr, weight_decay=options.weight_decay
         )
@@ -131,7 +134,7 @@ class Trainer:
         if checkpoint.exists():
             fabric.load(checkpoint, state, weights_only=True)
 
-        validation = self.batches(split.validation)
+        validation = self.shares(split.validation)
         if self.on_epoch is not None:
             self.on_epoch(model, state["epoch"])
         silent = not fabric.is_global_zero
@@ -154,8 +157,8 @@ class Trainer:
                 progress.update(epoch, loss=train_loss, val=score.accuracy, best=best)
 
         model.load_state_dict(state["best_model"])
-        seed_for(options.seed, fold, options.epochs + 1, fabric.global_rank)
-        score = self.evaluate(model, self.batches(split.test))
+        seed_for(options.seed, fold, options.epochs + 1, self.whole.stream)
+        score = self.evaluate(model, self.shares(split.test))
         self._save(self.folder.model(fold), state["best_model"])
         return {
             "test_accuracy": score.accuracy,
@@ -186,41 +189,42 @@ class Trainer:
         # The order is drawn here, alike in all processes, rather than by a sampler, which would
         # count epochs from the start of the process and so lose its place when resumed.
         seed_for(options.seed, fold, epoch)
-        order = [self.graphs[train[i]] for i in torch.randperm(len(train)).tolist()]
-        loader = fabric.setup_dataloaders(DataLoader(order, options.batch_size))
-        seed_for(options.seed, fold, epoch, fabric.global_rank)
+        order = [train[i] for i in torch.randperm(len(train)).tolist()]
+        seed_for(options.seed, fold, epoch, self.whole.stream)
         model.train()
         for module in model.modules():
             if isinstance(module, GumbelPool):
                 module.tau = options.tau_at(epoch)
         mean_loss = MeanMetric().to(fabric.device)
-        for batch in loader:
+        shares = self.whole.shares(self.graphs, order, options.batch_size)
+        for share in self.whole.each(shares):
             optimizer.zero_grad()
             for _ in range(options.train_samples):
-                loss, _ = loss_of(model, batch, options.loss_weight)
-                fabric.backward(loss / options.train_samples)
-                mean_loss.update(loss.detach(), batch.num_graphs)
+                loss, _ = loss_of(model, share.batch, options.loss_weight)
+                fabric.backward(loss * share.weight / options.train_samples)
+                mean_loss.update(loss.detach(), share.count)
             optimizer.step()
         return mean_loss.compute().item()
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Sequence[Batch]) -> Score:
+    def evaluate(self, model: nn.Module, shares: Sequence[Share]) -> Score:
         """Score the class probabilities, averaged over `eval_samples` forward passes."""
         fabric, samples = self.fabric, self.options.eval_samples
         model.eval()
-        _average_statistics(fabric, model)
         accuracy = MulticlassAccuracy(self.num_classes, average="micro").to(fabric.device)
         mean_loss = MeanMetric().to(fabric.device)
         totals = torch.zeros((), dtype=torch.float64, device=fabric.device)
-        for batch in batches:
+        for share in self.whole.each(shares):
+            batch, count = share.batch, share.count
             probabilities: Tensor | float = 0.0
             for _ in range(samples):
                 prediction = model(batch.x, batch.edge_index, batch.batch, batch.num_graphs)
                 probabilities = probabilities + prediction.logits.float().softmax(-1) / samples
-                totals = totals + _sizes(batch, prediction) / samples
-            accuracy.update(probabilities, batch.y)
+                totals = totals + (count > 0) * _sizes(batch, prediction) / samples
+            if count > 0:
+                accuracy.update(probabilities, batch.y)
             log_probabilities = probabilities.clamp(min=1e-12).log()
-            mean_loss.update(F.nll_loss(log_probabilities, batch.y), batch.num_graphs)
+            mean_loss.update(F.nll_loss(log_probabilities, batch.y), count)
         totals = fabric.all_reduce(totals, reduce_op="sum")
         nodes, edges, clusters = (totals[1:] / totals[0]).view(3, -1).tolist()
         return Score(
@@ -231,11 +235,9 @@ class Trainer:
             [round(c, 2) for c in clusters[1:]],
         )
 
-    def batches(self, indices: Sequence[int]) -> list[Batch]:
+    def shares(self, indices: Sequence[int]) -> list[Share]:
         """This process's share of the graphs, batched once; none is repeated to fill up."""
-        fabric = self.fabric
-        share = [self.graphs[i] for i in indices[fabric.global_rank :: fabric.world_size]]
-        return [batch.to(fabric.device) for batch in DataLoader(share, self.options.batch_size)]
+        return list(self.whole.shares(self.graphs, indices, self.options.batch_size))
 
     def _save(self, path: Path, state: dict[str, Any]) -> None:
         """Write a file that `fabric.load` reads, as a whole or not at all."""
@@ -246,15 +248,6 @@ class Trainer:
         content = io.BytesIO()
         torch.save(plain, content)
         in_main_process(self.fabric, lambda: write_atomically(path, content.getvalue()))
-
-
-def _average_statistics(fabric: Fabric, model: nn.Module) -> None:
-    """Give all processes the same batch-norm statistics, which each gathered from its share."""
-    if fabric.world_size == 1:
-        return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(fabric.all_reduce(buffer, reduce_op="mean"))
 
 
 def _sizes(batch: Batch, prediction: Prediction) -> Tensor:

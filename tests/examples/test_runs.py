@@ -1,6 +1,5 @@
 """The classifier, run: on small data, in all its forms, killed and continued."""
 
-import math
 import os
 import random
 import signal
@@ -150,16 +149,6 @@ def test_finished_folds_are_not_repeated(tmp_path, monkeypatch):
     assert main([*arguments, "--fold", "0", "1"]) == 0
     assert trained == [1]
     assert (tmp_path / "results.jsonl").read_bytes().startswith(before)
-
-
-def test_two_processes_train_and_score_every_test_graph_once(tmp_path):
-    arguments = [*SMALL[:-2], "--accelerator", "cpu", "--devices", "2", "--epochs", "2"]
-    finished = run(*arguments, "--batch-size", "7", "--out", tmp_path / "out")
-    assert finished.returncode == 0, finished.stderr
-    (result,) = results(tmp_path / "out")
-    hits = 20 * result["test_accuracy"]  # a third of 60 graphs
-    assert math.isclose(hits, round(hits), abs_tol=1e-4)
-    assert finished.stdout.count("picture of the learned hierarchy") == 1
 
 
 def test_enzymes_trains_with_published_splits(test_data, tmp_path):

@@ -12,6 +12,7 @@ from examples.classification.described import build_model, training_options
 from examples.classification.models import Prediction
 from examples.classification.options import parser
 from examples.classification.training import Trainer, TrainingOptions
+from examples.classification.whole_batch import Share
 from examples.shared.run_folder import RunFolder
 
 
@@ -40,7 +41,7 @@ def test_eval_samples_averages_the_class_probabilities(tmp_path):
             Fabric(accelerator="cpu", devices=1), [graph], 2, RunFolder(tmp_path), options
         )
         model.logits.sort(key=lambda row: row[0, 1].item())
-        scores.append(trainer.evaluate(model, [batch]))
+        scores.append(trainer.evaluate(model, [Share(batch, 1, 1.0)]))
     assert scores[0].accuracy == 0.0
     assert scores[1].accuracy == 1.0
     mean = (torch.tensor([0.2, 0.0]).softmax(0)[1] + torch.tensor([0.0, 3.0]).softmax(0)[1]) / 2
