@@ -15,7 +15,6 @@ in each row of S (n_k² and vol⁺_k vol⁻_k without the constants that they ar
 needs no further terms. What is done to a block's rows is in :mod:`gumbelpool.rows`.
 """
 
-
 from typing import NamedTuple
 
 import torch

@@ -185,9 +185,7 @@ class GumbelPool(ClusterPool):
         if logits is None:
             self.prepare_head(inputs.scored)
         if logits is None and self.head_is_plain():
-            check_head(
-                self.lin.weight, inputs.scored.size(1), self.num_clusters, inputs.x.device
-            )
+            check_head(self.lin.weight, inputs.scored.size(1), self.num_clusters, inputs.x.device)
             inputs = inputs._replace(weight=self.lin.weight, bias=self.lin.bias)
         elif logits is None:
             inputs = inputs._replace(source=self.scores(inputs.scored))

@@ -287,7 +287,7 @@ def refused(rank: int, world: int) -> dict[str, tuple[str, str]]:
     bad = rank == world - 1
     graph = ShardedGraph(edge_index, len(own))
 
-    def graph_with(edge_index: Any = edge_index, num_own: Any = len(own)) -> Callable[[], Any]:
+    def graph_with(edge_index: Any, num_own: int = len(x)) -> Callable[[], Any]:
         return lambda: ShardedGraph(edge_index, num_own)
 
     def call(x: Tensor = x, weight: Tensor | None = weight, training: bool = True, **more: Any):
@@ -305,7 +305,7 @@ def refused(rank: int, world: int) -> dict[str, tuple[str, str]]:
         "source": graph_with(first),
         "target": graph_with(edge_index + bad * torch.tensor([[0], [N]])),
         "dtype": graph_with(edge_index.int() if bad else edge_index),
-        "num_own": graph_with(num_own=-1 if bad else len(own)),
+        "num_own": graph_with(edge_index, -1 if bad else len(own)),
         "no tensor": graph_with(edge_index.tolist() if bad else edge_index),
         "rows": call(x[1:] if bad else x),
         "channels": call(x[:, 1:] if bad else x),

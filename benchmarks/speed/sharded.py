@@ -1,4 +1,4 @@
-"""One graph over several processes: time and memory of a step, and what is sent, for docs/results.md.
+"""One graph over several processes: a step's time and memory, and what it sends, for the docs.
 
 Every process has as many nodes as every other, so that the graph grows with the processes (weak
 scaling). Beside it stands what as many processes take that have a graph each and tell each other
@@ -94,7 +94,8 @@ def bytes_sent(size: Sizes, first: bool) -> dict[str, float]:
         "features": ring * 8 * K * F,
         "merged edges": 8 * (2 + D) * size.apart,
         "pooled edges": 8 * (2 + D) * size.most * others,
-        "gradients": ring * (size.width * gradient + 8 * (scalars + ("balance" in size.losses) * K)),
+        "gradients": ring
+        * (size.width * gradient + 8 * (scalars + ("balance" in size.losses) * K)),
         "weights of in-edges": size.cut * size.width * (size.weighted + D),
         "volumes": ring * (16 * K * modularity + 8 * weights),
         "agreement": 8 * others * (2 + 2 + P + 1 + 9) + STATE * others * first,

@@ -1,4 +1,4 @@
-"""One graph over the processes that torchrun starts: what each has of it, and what one does for all.
+"""One graph over the processes that torchrun starts: what each has, and what one does for all.
 
 Every process reads the whole graph here and keeps a part, as these graphs fit. One that does not
 would be read in parts: ``Shard.of`` is all that knows of the whole.
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -87,7 +86,7 @@ class Team:
             print(text)
 
     def tell(self, action: Callable[[], Result]) -> Result:
-        """What the main process does, and what comes of it on all; if it cannot, all of them stop."""
+        """What the main process does, and what comes of it on all; if it cannot, all stop."""
         result, problem = None, None
         if self.is_main:
             try:

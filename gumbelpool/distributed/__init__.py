@@ -1,4 +1,4 @@
-"""One graph that is larger than one machine, sharded over the processes of ``torch.distributed``."""
+"""One graph larger than one machine, sharded over the processes of ``torch.distributed``."""
 
 from gumbelpool.distributed.graph import ShardedGraph
 from gumbelpool.distributed.pool import pool_sharded

@@ -72,7 +72,7 @@ class ShardedGraph:
         across = edge_index.index_select(1, self._cut).t()
         came = self.processes.exchange(across, self._cut_sent, self._cut_received).t()
 
-        self.halo = torch.cat([across[:, 1], came[0]]).unique()
+        self.halo = torch.unique(torch.cat([across[:, 1], came[0]]))
         wanted, sent = self._announce(self._owner(self.halo, first))
         self._halo_received, self._halo_sent = wanted, sent
         self._sent = self.processes.exchange(self.halo, wanted, sent) - self.own.start
@@ -205,7 +205,7 @@ class _WithHalo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        own, halo = grad.split([len(ctx.graph.own), ctx.graph.halo.numel()])
+        own, halo = torch.split(grad, [len(ctx.graph.own), ctx.graph.halo.numel()])
         return own + ctx.graph.to_owners(halo), None
 
 

@@ -32,7 +32,9 @@ def merge_shards(processes: Processes, merged: Merged, num_clusters: int, num_ed
     start, stop = first[processes.rank : processes.rank + 2]
     pairs, count, position = rows.of(like).merge_edges(pairs, slot - start, slot, stop - start, K)
     pairs[0] += start
-    weight, attr = (rows.of(like).sum_rows(each, position, count.numel()) for each in (weight, attr))
+    weight, attr = (
+        rows.of(like).sum_rows(each, position, count.numel()) for each in (weight, attr)
+    )
     wire = _pack(pairs, weight, attr, K)
     counts = [number for (number,) in processes.gather_integers([count.numel()])]
     pairs, weight, attr = _unpack(processes.collect(wire, counts), K)

@@ -139,7 +139,7 @@ class _Pool(torch.autograd.Function):
         return tuple(pooled)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         members, edge_index, local, logits, *saved = ctx.saved_tensors
         inputs, needs = Inputs(*saved), Inputs(*ctx.needs_input_grad[2:])

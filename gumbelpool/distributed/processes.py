@@ -69,12 +69,15 @@ class Processes:
         own = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         every = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(every, own, group=self.group)
-        return torch.stack(every).tolist()  # type: ignore[no-any-return]
+        numbers_of_all: list[list[int]] = torch.stack(every).tolist()
+        return numbers_of_all
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The first process's tensor, of the same shape on all."""
         tensor = tensor.to(self.device)
-        first = dist.get_global_rank(self.group or dist.group.WORLD, 0)
+        group = dist.group.WORLD if self.group is None else self.group
+        assert group is not None
+        first = dist.get_global_rank(group, 0)
         dist.broadcast(tensor, first, group=self.group)
         return tensor
 
@@ -85,7 +88,7 @@ class Processes:
             chosen = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
             flat = torch.cat([tensors[i].reshape(-1) for i in chosen])
             dist.all_reduce(flat, group=self.group)
-            parts = flat.split([tensors[i].numel() for i in chosen])
+            parts = torch.split(flat, [tensors[i].numel() for i in chosen])
             for i, part in zip(chosen, parts, strict=True):
                 sums[i] = part.view(tensors[i].shape)
         return sums
