@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,10 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def pool_whole(case: Case) -> dict[str, Any]:
-    """What one process makes of it."""
+@cache
+def pool_whole(name: str) -> dict[str, Any]:
+    """What one process makes of a case."""
+    case = cases()[name]
     pool = case.layer()
     leaves = {name: each.clone().requires_grad_() for name, each in case.tensors().items()}
     torch.manual_seed(SEED)

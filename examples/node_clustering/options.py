@@ -37,7 +37,7 @@ examples:
   python -m examples.node_clustering --dataset Cora --root DIR --seed 0 1 2 --out runs/cora-gumbel
 
   # the graph sharded over two processes, which may be of two machines
-  torchrun --nproc-per-node 2 -m examples.node_clustering --sharded
+  torchrun --nproc-per-node 2 -m -- examples.node_clustering --sharded
 
 what --out holds:
   results.jsonl       a line per seed: NMI, ARI, accuracy, modularity, conductance, clusters used

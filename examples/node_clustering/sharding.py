@@ -112,7 +112,7 @@ def team_of(sharded: bool) -> Iterator[Team]:
         return
     if "WORLD_SIZE" not in os.environ:
         raise InputError(
-            "--sharded needs torchrun: torchrun --nproc-per-node 2 -m examples.node_clustering "
+            "--sharded needs torchrun: torchrun --nproc-per-node 2 -m -- examples.node_clustering "
             "--sharded"
         )
     dist.init_process_group("gloo")

