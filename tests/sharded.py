@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from conftest import ESTIMATORS, Batch, downstream, make_batch, randn
+from test_readme import run_python_blocks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -277,6 +278,22 @@ def in_a_group(rank: int, world: int) -> dict[str, Any] | None:
     return _detached(out._asdict())
 
 
+def readme_part(rank: int, world: int) -> dict[str, Any]:
+    """What the network of README.md makes of a part."""
+    net, x, edge_index = readme_net()
+    own = nodes_of(shares("uneven", world), rank)
+    graph = ShardedGraph(edge_index[:, edges_of(edge_index, own)], len(own))
+    torch.manual_seed(SEED)
+    return _detached(net(x[own.start : own.stop], graph)._asdict())
+
+
+def readme_net() -> tuple[nn.Module, Tensor, Tensor]:
+    net_of = run_python_blocks()["ShardedNet"]
+    torch.manual_seed(2)
+    batch = Case().batch()
+    return net_of(3, 4).double(), batch.x, batch.edge_index
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
@@ -341,5 +358,6 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         "train": train_part(rank, world),
         "graph": graph_part(rank, world),
         "group": in_a_group(rank, world),
+        "readme": readme_part(rank, world),
         "refused": refused(rank, world),
     }

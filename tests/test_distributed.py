@@ -6,7 +6,18 @@ import oracle
 import pytest
 import torch
 from conftest import assert_close, noise_of, randn
-from sharded import SEED, Case, N, cases, everything, pool_whole, spawn, train_whole, without_x
+from sharded import (
+    SEED,
+    Case,
+    N,
+    cases,
+    everything,
+    pool_whole,
+    readme_net,
+    spawn,
+    train_whole,
+    without_x,
+)
 from torch import Tensor
 
 from gumbelpool.distributed import ShardedGraph
@@ -160,6 +171,17 @@ def test_a_group_of_some_processes_pools_by_itself(ran):
         assert_close(part["x"], expected.x.detach())
         assert torch.equal(part["edge_index"], expected.edge_index)
         assert_close(part["losses"], {k: v.detach() for k, v in expected.losses.items()})
+    assert torch.equal(torch.cat([part["cluster"] for part in parts]), expected.cluster)
+
+
+def test_the_network_of_the_readme_gives_what_it_would_on_one_process(ran):
+    net, x, edge_index = readme_net()
+    torch.manual_seed(SEED)
+    expected = net.pool(net.conv(x, edge_index).relu(), edge_index)
+    parts = [result["readme"] for result in ran(2)]
+    for part in parts:
+        assert_close(part["x"], expected.x.detach())
+        assert torch.equal(part["edge_index"], expected.edge_index)
     assert torch.equal(torch.cat([part["cluster"] for part in parts]), expected.cluster)
 
 
