@@ -35,7 +35,7 @@ STATE = 5056  # bytes of the state of a CPU's generator
 class Setting:
     """What a process has; the graph has as much for each of them."""
 
-    nodes: int = 200_000
+    nodes: int = 50_000
     degree: int = 10
     cut: float = 0.05  # of the edges may lead to any process
     channels: int = 64
