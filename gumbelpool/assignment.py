@@ -30,10 +30,22 @@ def blocks(plan: Plan, inputs: Inputs) -> Iterator[slice]:
 
 
 class Assignment(NamedTuple):
-    """A draw: local and slot (graph · K + local) of each node; the slots that have a row of X'."""
+    """A draw, and the slots that have a row of X'.
+
+    Where the rows are a part of a graph's nodes, edges also lead to nodes that are not among them.
+
+    Attributes:
+        local: Cluster of each node, in [0, K); behind the rows, those that only edges lead to.
+        slot: graph · K + cluster of each row.
+        far: graph · K + cluster of each node that edges lead to: ``slot``, or longer.
+        members: How many nodes there are in each of ``supernode``.
+        supernode: The slots that have a row of X', ascending.
+        number: The row of X' of each slot, or ``None`` where it is the slot itself.
+    """
 
     local: Tensor
     slot: Tensor
+    far: Tensor
     members: Tensor
     supernode: Tensor
     number: Tensor | None
@@ -43,6 +55,13 @@ class Assignment(NamedTuple):
         """Numbers the slots of a draw, ``local`` int64."""
         slot = inputs.batch * plan.num_clusters + local
         members = count_rows(slot, inputs.num_graphs * plan.num_clusters)
+        return Assignment.numbered(plan, inputs, local, slot, slot, members)
+
+    @staticmethod
+    def numbered(
+        plan: Plan, inputs: Inputs, local: Tensor, slot: Tensor, far: Tensor, members: Tensor
+    ) -> "Assignment":
+        """Numbers the slots, of which ``members``, ``[B·K]``, are counted."""
         every = torch.arange(members.numel(), device=slot.device)
         if plan.drop_empty:
             kept = members > 0
@@ -50,10 +69,11 @@ class Assignment(NamedTuple):
             graph, cluster = every // plan.num_clusters, every % plan.num_clusters
             kept = cluster < inputs.limit.index_select(0, graph)
         else:
-            return Assignment(local, slot, members, every, None)
+            return Assignment(local, slot, far, members, every, None)
         supernode = kept.nonzero().squeeze(1)
         number = torch.cumsum(kept, 0) - 1
-        return Assignment(local, slot, members.index_select(0, supernode), supernode, number)
+        members = members.index_select(0, supernode)
+        return Assignment(local, slot, far, members, supernode, number)
 
     def row(self, slot: Tensor) -> Tensor:
         """The row of X' of each of some slots that have one."""

@@ -110,11 +110,16 @@ class ClusterPool(torch.nn.Module):
         )
 
     def say_if_collapsed(
-        self, size: Tensor, graph: Tensor, mean_entropy: Tensor, limit: Tensor | None
+        self,
+        size: Tensor,
+        graph: Tensor,
+        mean_entropy: Tensor,
+        limit: Tensor | None,
+        stacklevel: int = 5,
     ) -> None:
         """Warns of a collapse, once: see :func:`~gumbelpool.diagnostics.warn_if_collapsed`.
 
-        To be called in ``forward``, from where the warning points to the layer's caller.
+        Called in ``forward``, ``stacklevel`` points to the layer's caller.
         """
         if torch.compiler.is_compiling() or self.collapse_was_said or self.num_clusters == 1:
             return
@@ -123,7 +128,7 @@ class ClusterPool(torch.nn.Module):
         # Said before it is, since a filter may make it an error.
         self.collapse_was_said = True
         self.collapse_was_said = warn_if_collapsed(
-            name, size, graph, mean_entropy, bound, stacklevel=5
+            name, size, graph, mean_entropy, bound, stacklevel
         )
 
     def __prepare_scriptable__(self) -> None:

@@ -15,13 +15,15 @@ in each row of S (n_k² and vol⁺_k vol⁻_k without the constants that they ar
 needs no further terms. What is done to a block's rows is in :mod:`gumbelpool.rows`.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.assignment import Assignment, Scorer, blocks, stage
-from gumbelpool.edges import Volumes
-from gumbelpool.gradient import AssignmentGradient
+from gumbelpool.edges import Edges, Volumes
+from gumbelpool.gradient import AssignmentGradient, Part
 from gumbelpool.inputs import Inputs
 from gumbelpool.plan import Draw, Plan, Pooled, PooledGradients, narrowest_dtype
 from gumbelpool.rows.reference import Estimate
@@ -30,67 +32,48 @@ from gumbelpool.validation import check_rows
 # --- forward ------------------------------------------------------------------------------------
 
 
+class Drawn(NamedTuple):
+    """A cluster of each row ``[N]`` int64, ``entropy`` and ``usage``, and the logits to keep."""
+
+    local: Tensor
+    entropy: Tensor
+    usage: Tensor
+    logits: Tensor
+
+
+class Merged(NamedTuple):
+    """The edges between slots, those inside of one included, before slots are left out.
+
+    Attributes:
+        edge_index: Slots of their ends, ``[2, E']``, ascending.
+        graph: ``[E']``.
+        weight: Sums of the weights, or how many edges were merged, ``[E']``, float64.
+        attr: Sums of the features, ``[E', D]``, float64, or ``[E', 0]``.
+        num_edges: Edges of each graph, ``[B]``, float64.
+    """
+
+    edge_index: Tensor
+    graph: Tensor
+    weight: Tensor
+    attr: Tensor
+    num_edges: Tensor
+
+
 def pool_forward(plan: Plan, inputs: Inputs) -> Pooled:
     """Draws, pools and coarsens."""
-    dtype, K = inputs.dtype, plan.num_clusters
     with stage("draw"):
-        local, entropy, usage, logits = _draw(plan, inputs)
-    nodes = Assignment.of(plan, inputs, local)
-    num_slots = inputs.num_graphs * K
+        drawn = draw_clusters(plan, inputs)
+    nodes = Assignment.of(plan, inputs, drawn.local)
     with stage("merge_edges"):
-        # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
-        valued = inputs.edge_weight is not None or inputs.edge_attr is not None
-        edge_index, count, position = rows.of(inputs.x).merge_edges(
-            inputs.edge_index, nodes.slot, local, num_slots, K, valued
-        )
-        first = torch.arange(0, num_slots + 1, K, device=count.device)
-        length = torch.searchsorted(edge_index[0], first).diff()
-        graph = torch.repeat_interleave(length, output_size=count.numel())
-        if inputs.num_graphs > 1:
-            edge_index[1].add_(graph, alpha=K)
-        weight = count.double()
-        num_edges = weight.new_zeros(inputs.num_graphs).index_add_(0, graph, weight)
-        if inputs.edge_weight is not None and position is not None:
-            weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, count.numel())
-        attr = weight.new_empty(count.numel(), 0)
-        if inputs.edge_attr is not None and position is not None:
-            attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, count.numel())
-    inside, pairs, chance = (torch.zeros_like(num_edges) for _ in range(3))
-    if "link" in plan.losses:
-        pairs.index_add_(0, nodes.supernode // K, nodes.members.square().double())
-    if "link" in plan.losses or "modularity" in plan.losses:
-        inside.index_add_(0, graph, weight.where(edge_index[0] == edge_index[1], 0))
-    if "modularity" in plan.losses:
-        out, into = (rows.of(inputs.x).sum_rows(weight, end, num_slots) for end in edge_index)
-        chance = (out * into).view(-1, K).sum(1)
-    if plan.remove_self_loops:
-        kept = (edge_index[0] != edge_index[1]).nonzero().squeeze(1)
-        edge_index = edge_index.index_select(1, kept)
-        weight, attr = weight.index_select(0, kept), attr.index_select(0, kept)
+        merged = merge_edges(plan, inputs, nodes)
     with stage("pool_features"):
         cluster = nodes.row(nodes.slot)
-        x = rows.of(inputs.x).sum_rows(inputs.x, cluster, nodes.supernode.numel()).to(dtype)
-    return Pooled(
-        x=x,
-        size=nodes.members.to(dtype),
-        edge_weight=weight.to(dtype),
-        edge_attr=attr.to(dtype),
-        inside=inside,
-        pairs=pairs,
-        chance=chance,
-        entropy=entropy,
-        usage=usage,
-        edge_index=nodes.row(edge_index.view(-1)).view(2, -1),
-        cluster=cluster,
-        supernode=nodes.supernode,
-        num_edges=num_edges,
-        local=local.to(narrowest_dtype(K)),
-        logits=logits,
-    )
+        x = rows.of(inputs.x).sum_rows(inputs.x, cluster, nodes.supernode.numel())
+    return finish(plan, inputs, drawn, nodes, merged, cluster, x)
 
 
-def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One local cluster id per node ``[N]``, ``entropy`` and ``usage``, and the logits to keep."""
+def draw_clusters(plan: Plan, inputs: Inputs) -> Drawn:
+    """Draws, block by block."""
     batch, num_graphs = inputs.batch, inputs.num_graphs
     entropy = torch.zeros(num_graphs, dtype=torch.float64, device=batch.device)
     usage = entropy.new_zeros(num_graphs, plan.num_clusters)
@@ -113,7 +96,75 @@ def _draw(plan: Plan, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "logits" if inputs.weight is None else "lin(x)",
         scorer.largest,
     )
-    return local.clamp_(min=0), entropy, usage, scorer.to_keep()
+    return Drawn(local.clamp_(min=0), entropy, usage, scorer.to_keep())
+
+
+def merge_edges(plan: Plan, inputs: Inputs, nodes: Assignment) -> Merged:
+    """Relabels both ends of every edge, and merges the edges that are then the same."""
+    K = plan.num_clusters
+    num_slots = inputs.num_graphs * K
+    # An edge's ends are in one graph, so its target's cluster tells its target's supernode.
+    valued = inputs.edge_weight is not None or inputs.edge_attr is not None
+    edge_index, count, position = rows.of(inputs.x).merge_edges(
+        inputs.edge_index, nodes.far, nodes.local, num_slots, K, valued
+    )
+    first = torch.arange(0, num_slots + 1, K, device=count.device)
+    length = torch.searchsorted(edge_index[0], first).diff()
+    graph = torch.repeat_interleave(length, output_size=count.numel())
+    if inputs.num_graphs > 1:
+        edge_index[1].add_(graph, alpha=K)
+    weight = count.double()
+    num_edges = weight.new_zeros(inputs.num_graphs).index_add_(0, graph, weight)
+    if inputs.edge_weight is not None and position is not None:
+        weight = rows.of(inputs.x).sum_rows(inputs.edge_weight, position, count.numel())
+    attr = weight.new_empty(count.numel(), 0)
+    if inputs.edge_attr is not None and position is not None:
+        attr = rows.of(inputs.x).sum_rows(inputs.edge_attr, position, count.numel())
+    return Merged(edge_index, graph, weight, attr, num_edges)
+
+
+def finish(
+    plan: Plan,
+    inputs: Inputs,
+    drawn: Drawn,
+    nodes: Assignment,
+    merged: Merged,
+    cluster: Tensor,
+    x: Tensor,
+) -> Pooled:
+    """Puts together what comes out, of the sums over all nodes and edges; x in float64."""
+    dtype, K = inputs.dtype, plan.num_clusters
+    edge_index, graph, weight, attr, num_edges = merged
+    inside, pairs, chance = (torch.zeros_like(num_edges) for _ in range(3))
+    if "link" in plan.losses:
+        pairs.index_add_(0, nodes.supernode // K, nodes.members.square().double())
+    if "link" in plan.losses or "modularity" in plan.losses:
+        inside.index_add_(0, graph, weight.where(edge_index[0] == edge_index[1], 0))
+    if "modularity" in plan.losses:
+        sum_rows, num_slots = rows.of(inputs.x).sum_rows, inputs.num_graphs * K
+        out, into = (sum_rows(weight, end, num_slots) for end in edge_index)
+        chance = (out * into).view(-1, K).sum(1)
+    if plan.remove_self_loops:
+        kept = (edge_index[0] != edge_index[1]).nonzero().squeeze(1)
+        edge_index = edge_index.index_select(1, kept)
+        weight, attr = weight.index_select(0, kept), attr.index_select(0, kept)
+    return Pooled(
+        x=x.to(dtype),
+        size=nodes.members.to(dtype),
+        edge_weight=weight.to(dtype),
+        edge_attr=attr.to(dtype),
+        inside=inside,
+        pairs=pairs,
+        chance=chance,
+        entropy=drawn.entropy,
+        usage=drawn.usage,
+        edge_index=nodes.row(edge_index.view(-1)).view(2, -1),
+        cluster=cluster,
+        supernode=nodes.supernode,
+        num_edges=num_edges,
+        local=nodes.local.to(narrowest_dtype(K)),
+        logits=drawn.logits,
+    )
 
 
 # --- backward -----------------------------------------------------------------------------------
@@ -127,24 +178,32 @@ def pool_backward(
     Where x itself was scored, its gradient is the sum of both.
     """
     nodes = Assignment.of(plan, inputs, draw.local.long())
-    edge_index = draw.edge_index
+    edges, volumes = Edges.of(inputs), None
+    if grad.chance is not None:
+        volumes = Volumes.of(plan, inputs, (edges, edges), nodes.slot, grad.chance)
+    part = Part(nodes, (edges, edges), volumes, first_row=0)
+    return part_backward(plan, inputs, part, draw, grad, needs)
+
+
+def part_backward(
+    plan: Plan, inputs: Inputs, part: Part, draw: Draw, grad: PooledGradients, needs: Inputs
+) -> Inputs:
+    """The gradients of some rows, of their edges and, as far as it is theirs, of the head."""
+    nodes, edge_index = part.nodes, draw.edge_index
     if nodes.number is not None:
         edge_index = nodes.supernode.index_select(0, edge_index.view(-1)).view(2, -1)
     to = Inputs(*[None] * len(inputs))  # type: ignore[arg-type]
-    volumes = None
-    if grad.chance is not None:
-        volumes = Volumes.of(plan, inputs, nodes.slot, grad.chance)
     if needs.x and grad.x is not None:
         to = to._replace(x=grad.x.index_select(0, nodes.row(nodes.slot)))
     if needs.edge_weight or needs.edge_attr:
         with stage("gradient_of_edges"):
-            to = _edge_gradients(plan, inputs, nodes, grad, volumes, needs, to)
+            to = _edge_gradients(plan, inputs, part, edge_index, grad, needs, to)
     scored = "x" if inputs.source is None else "source"
     if getattr(needs, scored) or needs.weight or needs.bias:
         with stage("tables"):
-            gradient = AssignmentGradient(plan, inputs, nodes, edge_index, grad, volumes)
+            gradient = AssignmentGradient(plan, inputs, part, edge_index, grad)
         scorer = Scorer(plan, inputs, draw.logits)
-        to = _score_gradients(scorer, plan, gradient, grad, needs, to)
+        to = _score_gradients(scorer, plan, gradient, part.first_row, grad, needs, to)
     cast = (
         None if tensor is None or like is None or not need else tensor.to(like.dtype)
         for tensor, like, need in zip(to, inputs, needs, strict=True)
@@ -155,24 +214,30 @@ def pool_backward(
 def _edge_gradients(
     plan: Plan,
     inputs: Inputs,
-    nodes: Assignment,
+    part: Part,
+    edge_index: Tensor,
     grad: PooledGradients,
-    volumes: Volumes | None,
     needs: Inputs,
     to: Inputs,
 ) -> Inputs:
-    """Each edge's gradient is that of the pooled edge that it went to."""
-    K = plan.num_clusters
+    """Each edge's gradient is that of the pooled edge that it went to, of ``edge_index``."""
+    K, nodes, volumes = plan.num_clusters, part.nodes, part.volumes
     (slot, local), count, position = rows.of(inputs.x).merge_edges(
-        inputs.edge_index, nodes.slot, nodes.local, inputs.num_graphs * K, K
+        inputs.edge_index, nodes.far, nodes.local, inputs.num_graphs * K, K
     )
     assert position is not None
     graph, loop = slot // K, slot % K == local
     kept = (~loop).nonzero().squeeze(1) if plan.remove_self_loops else None
+    number = None
+    if (count if kept is None else kept).numel() < edge_index.size(1):  # other shards' are there
+        key = slot * K + local
+        key = key if kept is None else key.index_select(0, kept)
+        number = torch.searchsorted(edge_index[0] * K + edge_index[1] % K, key)
 
     def to_edges(pooled: Tensor | None, channels: tuple[int, ...], own: Tensor | None) -> Tensor:
         each = torch.zeros(count.numel(), *channels, dtype=inputs.dtype, device=count.device)
         if pooled is not None:
+            pooled = pooled if number is None else pooled.index_select(0, number)
             each = pooled if kept is None else each.index_copy_(0, kept, pooled)
         if own is not None:
             each = each + own
@@ -193,7 +258,8 @@ def _edge_gradients(
 def _score_gradients(
     scorer: Scorer,
     plan: Plan,
-    gradient: "AssignmentGradient",
+    gradient: AssignmentGradient,
+    first_row: int,
     grad: PooledGradients,
     needs: Inputs,
     to: Inputs,
@@ -218,7 +284,7 @@ def _score_gradients(
         g = gradient.block(block)
         with stage("row_gradient"):
             rows.of(g).row_gradient_(
-                g, logits, gradient.nodes.local[block], block.start, estimate,
+                g, logits, gradient.nodes.local[block], first_row + block.start, estimate,
                 inputs.batch[block], entropy, usage,
             )  # fmt: skip
         if to_scored is not None and weight is None:

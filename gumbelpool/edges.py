@@ -1,6 +1,6 @@
 """The edges and the gradient of the pooled ones, in the form that the row functions take."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,23 @@ from gumbelpool.rows.reference import Table
 
 FILL = 16  # a table may have this many times more entries than are not zero
 SMALL = 1 << 16  # or this many entries in any case
+
+
+class Edges(NamedTuple):
+    """Edges ``[2, E]`` with their weights ``[E]`` and features ``[E, D]``, if they have any."""
+
+    edge_index: Tensor
+    edge_weight: Tensor | None
+    edge_attr: Tensor | None
+
+    @staticmethod
+    def of(inputs: Inputs) -> "Edges":
+        """Those of a call."""
+        return Edges(inputs.edge_index, inputs.edge_weight, inputs.edge_attr)
+
+
+Ends: TypeAlias = tuple[Edges, Edges]
+"""The edges whose source is a row, and those whose target is one: the same, but in a shard."""
 
 
 class Volumes(NamedTuple):
@@ -30,16 +47,18 @@ class Volumes(NamedTuple):
     slope: Tensor
 
     @staticmethod
-    def of(plan: Plan, inputs: Inputs, slot: Tensor, slope: Tensor) -> "Volumes":
-        """Sums the edges at each node, and the nodes of each slot."""
-        if inputs.edge_weight is None:
-            ends = [count_rows(end, inputs.x.size(0)).double() for end in inputs.edge_index]
-        else:
-            weight, sum_rows = inputs.edge_weight, rows.of(inputs.x).sum_rows
-            ends = [sum_rows(weight, end, inputs.x.size(0)) for end in inputs.edge_index]
-        degree = torch.stack(ends, dim=1)
+    def of(plan: Plan, inputs: Inputs, ends: Ends, slot: Tensor, slope: Tensor) -> "Volumes":
+        """Sums the edges at each row, and the rows of each slot."""
+        num_rows, sum_rows = inputs.x.size(0), rows.of(inputs.x).sum_rows
+        degrees = [
+            count_rows(edges.edge_index[end], num_rows).double()
+            if edges.edge_weight is None
+            else sum_rows(edges.edge_weight, edges.edge_index[end], num_rows)
+            for end, edges in enumerate(ends)
+        ]
+        degree = torch.stack(degrees, dim=1)
         num_slots = inputs.num_graphs * plan.num_clusters
-        return Volumes(degree, rows.of(inputs.x).sum_rows(degree, slot, num_slots), slope)
+        return Volumes(degree, sum_rows(degree, slot, num_slots), slope)
 
     def of_pairs(self, source: Tensor, target: Tensor, graph: Tensor) -> Tensor:
         """The gradient of an edge's weight, for the slots and the graph of its ends."""
@@ -59,18 +78,19 @@ class Volumes(NamedTuple):
 
 
 class EdgeBlocks:
-    """The edges by the block that the node at one of their ends is in, 0 for the source."""
+    """The edges by the block that the row at one of their ends is in, 0 for the source."""
 
-    def __init__(self, plan: Plan, inputs: Inputs) -> None:
-        self.edge_index, self.block_size = inputs.edge_index, plan.block_size
+    def __init__(self, plan: Plan, num_rows: int, ends: Ends) -> None:
+        self.ends, self.block_size = ends, plan.block_size
         self.order: list[Tensor | None] = [None, None]
         self.bounds: list[list[int]] = []
-        num_blocks = -(-inputs.x.size(0) // plan.block_size)
+        num_blocks = -(-num_rows // plan.block_size)
         if num_blocks <= 1:
             return
         dtype = narrowest_dtype(num_blocks + 1)  # a sort takes several times what it sorts
-        every = torch.arange(num_blocks + 1, dtype=dtype, device=self.edge_index.device)
-        for end, near in enumerate(self.edge_index):
+        every = torch.arange(num_blocks + 1, dtype=dtype, device=ends[0].edge_index.device)
+        for end, edges in enumerate(ends):
+            near = edges.edge_index[end]
             block = torch.empty_like(near, dtype=dtype)
             torch.div(near, plan.block_size, rounding_mode="floor", out=block)
             if not bool((block[1:] >= block[:-1]).all()):
@@ -80,7 +100,8 @@ class EdgeBlocks:
 
     def of(self, block: slice, end: int) -> tuple[Tensor, Tensor, slice | Tensor | None]:
         """The near and far nodes of a block's edges, and which edges these are; None for all."""
-        near, far = self.edge_index[end], self.edge_index[1 - end]
+        edge_index = self.ends[end].edge_index
+        near, far = edge_index[end], edge_index[1 - end]
         if not self.bounds:
             return near, far, None
         index, order = block.start // self.block_size, self.order[end]

@@ -1,28 +1,41 @@
 """The gradient g with respect to the one-hot assignment, one block of its rows at a time."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.assignment import Assignment, stage
-from gumbelpool.edges import EdgeBlocks, Tables, Volumes
+from gumbelpool.edges import EdgeBlocks, Ends, Tables, Volumes
 from gumbelpool.inputs import Inputs
 from gumbelpool.plan import Plan, PooledGradients
 from gumbelpool.rows.reference import Table
+
+
+class Part(NamedTuple):
+    """The rows whose gradient is taken, of all nodes or of a shard's.
+
+    Attributes:
+        nodes: Their clusters.
+        ends: Their edges.
+        volumes: Where the gradient needs them.
+        first_row: What number the first one has among all nodes.
+    """
+
+    nodes: Assignment
+    ends: Ends
+    volumes: Volumes | None
+    first_row: int
 
 
 class AssignmentGradient:
     """Prepares what all blocks share, and gives g of one block of rows at a time."""
 
     def __init__(
-        self,
-        plan: Plan,
-        inputs: Inputs,
-        nodes: Assignment,
-        edge_index: Tensor,
-        grad: PooledGradients,
-        volumes: Volumes | None,
+        self, plan: Plan, inputs: Inputs, part: Part, edge_index: Tensor, grad: PooledGradients
     ) -> None:
+        nodes, volumes = part.nodes, part.volumes
         self.plan, self.inputs, self.nodes, self.dtype = plan, inputs, nodes, inputs.dtype
         inside = None if grad.inside is None else grad.inside.to(self.dtype)
         graph = nodes.supernode // plan.num_clusters
@@ -49,15 +62,20 @@ class AssignmentGradient:
 
         num_rows = min(plan.block_size, inputs.x.size(0))
         self.memory = inputs.x.new_empty(num_rows, plan.num_clusters, dtype=self.dtype)
-        self.edges = EdgeBlocks(plan, inputs) if inputs.edge_index.size(1) > 0 else None
-        self.channels: list[tuple[Tensor | None, tuple[Table, Table]]] = []
+        out, into = part.ends
+        num_edges = max(out.edge_index.size(1), into.edge_index.size(1))
+        self.edges = EdgeBlocks(plan, inputs.x.size(0), part.ends) if num_edges > 0 else None
+        # By channel: the values of the edges at either end, and the tables for them.
+        self.channels: list[tuple[tuple[Tensor | None, ...], tuple[Table, Table]]] = []
         tables = Tables(plan, inputs, nodes.supernode, edge_index)
         if grad.edge_weight is not None or inside is not None:
             both = tables.of(grad.edge_weight, inside)
-            self.channels.append((inputs.edge_weight, both))
-        if grad.edge_attr is not None and inputs.edge_attr is not None:
-            for each, value in zip(grad.edge_attr.t(), inputs.edge_attr.t(), strict=True):
-                self.channels.append((value, tables.of(each, None)))
+            self.channels.append(((out.edge_weight, into.edge_weight), both))
+        if grad.edge_attr is not None and out.edge_attr is not None and into.edge_attr is not None:
+            values = out.edge_attr.unbind(1)
+            others = values if into is out else into.edge_attr.unbind(1)
+            for each, *value in zip(grad.edge_attr.t(), values, others, strict=True):
+                self.channels.append((tuple(value), tables.of(each, None)))
 
     def _all_slots(self, rows_of_supernodes: Tensor | None) -> Tensor | None:
         if rows_of_supernodes is None:
@@ -78,11 +96,11 @@ class AssignmentGradient:
             with stage("add_edges"):
                 for end in (0, 1):
                     near, far, edges = self.edges.of(block, end)
-                    for value, tables in self.channels:
+                    for values, tables in self.channels:
+                        value, table = values[end], tables[end]
                         if value is not None:
                             value = (value if edges is None else value[edges]).to(self.dtype)
-                        table = tables[end]
-                        rows.of(g).add_edges_(g, block.start, near, far, value, nodes.slot, table)
+                        rows.of(g).add_edges_(g, block.start, near, far, value, nodes.far, table)
         return g
 
     def _multiply(self, g: Tensor, block: slice) -> None:

@@ -1,6 +1,6 @@
 """The pooling layer: validate, draw, reduce, connect, losses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -169,55 +169,79 @@ class GumbelPool(ClusterPool):
             self.in_channels, self.num_clusters,
         )  # fmt: skip
         check_generator(generator, x.device)
+        inputs = self.scored_inputs(inputs, logits)
+        sample = self.training or self.sample_in_eval
+        uniform, seed = draw_randomness(x.size(0) if sample else None, x.device, generator)
+        inputs = inputs._replace(uniform=uniform, seed=seed)
+        pooled = op.pool(self.plan_for(x.device), inputs)
+        if not sample:
+            mean_entropy = pooled.entropy.sum() / max(x.size(0), 1)
+            graph = pooled.supernode // self.num_clusters
+            self.say_if_collapsed(pooled.size, graph, mean_entropy, inputs.limit)
+        return self.output_of(output_for(edge_index), pooled, inputs, weight_sum)
+
+    def scored_inputs(self, inputs: Inputs, logits: Tensor | None) -> Inputs:
+        """Adds the head, or its scores, and how many clusters each graph may use."""
         if logits is None:
             self.prepare_head(inputs.scored)
         if logits is None and self.head_is_plain():
-            check_head(self.lin.weight, inputs.scored.size(1), self.num_clusters, x.device)
+            check_head(self.lin.weight, inputs.scored.size(1), self.num_clusters, inputs.x.device)
             inputs = inputs._replace(weight=self.lin.weight, bias=self.lin.bias)
         elif logits is None:
             inputs = inputs._replace(source=self.scores(inputs.scored))
         limit = cluster_limit(inputs.num_nodes, self.ratio, self.num_clusters)
-        sample = self.training or self.sample_in_eval
-        uniform, seed = draw_randomness(x.size(0) if sample else None, x.device, generator)
-        inputs = inputs._replace(limit=limit, uniform=uniform, seed=seed)
-        plan = Plan(
+        return inputs._replace(limit=limit)
+
+    def plan_for(self, device: torch.device) -> Plan:
+        """What the options say, for tensors on a device."""
+        return Plan(
             num_clusters=self.num_clusters,
             estimator=self.estimator,
             tau=float(self.tau),
             drop_empty=self.drop_empty,
             remove_self_loops=self.remove_self_loops,
             losses=list(self.losses),
-            block_size=self.block_size or rows_per_block(self.num_clusters, x.device),
+            block_size=self.block_size or rows_per_block(self.num_clusters, device),
         )
-        pooled = op.pool(plan, inputs)
-        if not sample:
-            mean_entropy = pooled.entropy.sum() / max(x.size(0), 1)
-            graph = pooled.supernode // self.num_clusters
-            self.say_if_collapsed(pooled.size, graph, mean_entropy, limit)
 
+    def output_of(
+        self,
+        form: type[PoolOutput],
+        pooled: Pooled,
+        inputs: Inputs,
+        weight_sum: Callable[[Pooled, Inputs, int], Tensor],
+    ) -> PoolOutput:
+        """What the caller gets; ``weight_sum`` gives Σ w^power of each graph."""
         pooled_x, weight = pooled.x, inputs.edge_weight
         if self.aggr == "mean":
             pooled_x = pooled_x / pooled.size.clamp(min=1).unsqueeze(1)
-        weight_dtype = x.dtype if weight is None else weight.dtype
+        dtype = inputs.x.dtype
+        weight_dtype = dtype if weight is None else weight.dtype
         attr = inputs.edge_attr
-        return output_for(edge_index)(
-            x=pooled_x.to(x.dtype),
+        statistics = self._statistics(pooled, inputs, weight_sum)
+        return form(
+            x=pooled_x.to(dtype),
             edge_index=pooled.edge_index,
             edge_weight=pooled.edge_weight.to(weight_dtype) if self.weighted else None,
             batch=pooled.supernode // self.num_clusters,
             edge_attr=None if attr is None else pooled.edge_attr.to(attr.dtype),
             cluster=pooled.cluster,
-            losses=mean_losses(self.losses, self._statistics(pooled, inputs), inputs.dtype),
+            losses=mean_losses(self.losses, statistics, inputs.dtype),
         )
 
-    def _statistics(self, pooled: Pooled, inputs: Inputs) -> GraphStatistics:
+    def _statistics(
+        self,
+        pooled: Pooled,
+        inputs: Inputs,
+        weight_sum: Callable[[Pooled, Inputs, int], Tensor],
+    ) -> GraphStatistics:
         """‖A − SSᵀ‖² = ‖A‖² − 2 Σ_ij A_ij [c_i=c_j] + Σ_k n_k² for the one-hot S."""
         square = residual = weight = None
         if "link" in self.losses:
-            square = _weight_sum(pooled, inputs, 2)
+            square = weight_sum(pooled, inputs, 2)
             residual = torch.add(square + pooled.pairs, pooled.inside, alpha=-2)
         if "modularity" in self.losses:
-            weight = _weight_sum(pooled, inputs, 1)
+            weight = weight_sum(pooled, inputs, 1)
         limit = inputs.limit
         if limit is None and "balance" in self.losses:
             limit = torch.full_like(inputs.num_nodes, self.num_clusters)
@@ -234,7 +258,7 @@ class GumbelPool(ClusterPool):
         )
 
 
-def _weight_sum(pooled: Pooled, inputs: Inputs, power: int) -> Tensor:
+def weight_sum(pooled: Pooled, inputs: Inputs, power: int) -> Tensor:
     """Σ w^power of each graph, ``[B]``, float64; an edge counts as often as it is listed."""
     if inputs.edge_weight is None:
         return pooled.num_edges

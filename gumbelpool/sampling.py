@@ -9,6 +9,15 @@ from gumbelpool.plan import rows_per_block
 from gumbelpool.validation import check_logits, check_rows
 
 
+def check_not_drawn_again(generator: torch.Generator | None) -> None:
+    """Checks that no gradients are computed, where a checkpoint has not rewound the generator."""
+    if generator is not None and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "GumbelPool cannot draw again from a generator while gradients are computed, as "
+            "checkpointing asks it to: leave generator= out there, since torch rewinds its own"
+        )
+
+
 def draw_randomness(
     num_rows: int | None, device: torch.device, generator: torch.Generator | None
 ) -> tuple[Tensor | None, Tensor]:
@@ -19,11 +28,7 @@ def draw_randomness(
     """
     if num_rows is None:
         return None, torch.zeros((), dtype=torch.int64, device=device)
-    if generator is not None and torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "GumbelPool cannot draw again from a generator while gradients are computed, as "
-            "checkpointing asks it to: leave generator= out there, since torch rewinds its own"
-        )
+    check_not_drawn_again(generator)
     # Not torch.rand, whose form with a generator cannot be traced for any number of rows.
     uniform = torch.empty(num_rows, dtype=torch.float64, device=device)
     uniform.uniform_(generator=generator)

@@ -62,7 +62,7 @@ def layer_share(
     """Seconds of the pooling layer, forward and backward, and memory above what was there."""
     model.train()
     with torch.no_grad():
-        x = model.encoder(graph.x, mean)
+        x = model.encoder(graph, mean)
     x.requires_grad_()
     gc.collect()
     if sys.platform.startswith("linux"):

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.io import read_planetoid_data
 from torch_geometric.utils import to_undirected
+
+from gumbelpool import GumbelPool, PoolOutput
 
 from ..shared.errors import InputError
 from .planted import Planted, planted_partition
@@ -44,9 +46,33 @@ class NodeGraph:
         """Classes."""
         return int(self.y.max()) + 1
 
+    # What needs the other nodes. A part of a graph (sharding.py) has them from other processes.
 
-def averaging(edge_index: Tensor, num_nodes: int) -> Tensor:
+    def averaging(self) -> Tensor:
+        """The mean over a node and its neighbours, as a matrix."""
+        return averaging(self.edge_index, self.num_nodes)
+
+    def with_neighbors(self, x: Tensor) -> Tensor:
+        """The rows that `averaging` takes, for those of the nodes."""
+        return x
+
+    def normalize(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """A batch norm of the nodes."""
+        return norm(x)
+
+    def pool(self, pool: GumbelPool, x: Tensor) -> PoolOutput:
+        """The pooled graph."""
+        return pool(x, self.edge_index)
+
+    def collect(self, rows: Tensor) -> Tensor:
+        """The rows of all nodes of the graph."""
+        return rows
+
+
+def averaging(edge_index: Tensor, num_nodes: int, num_columns: int | None = None) -> Tensor:
     """The mean over a node and its neighbours, D⁻¹ (A + I), ``[N, N]`` in CSR form.
+
+    Of a part of a graph there are more columns, for the neighbours that are not among its nodes.
 
     With it a convolution is one sparse product, where a list of edges would make a message, all
     channels of it, for each.
@@ -59,10 +85,11 @@ def averaging(edge_index: Tensor, num_nodes: int) -> Tensor:
     column = torch.empty(int(pointer[-1]), dtype=torch.int32)
     column[pointer[:-1]] = torch.arange(num_nodes, dtype=torch.int32)
     column[torch.arange(row.numel()) + row + 1] = col.int()
+    size = (num_nodes, num_columns or num_nodes)
     weight = (1 / (count + 1).float()).repeat_interleave(count + 1)
     with warnings.catch_warnings():  # "in beta state"
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(pointer.int(), column, weight, (num_nodes, num_nodes))
+        return torch.sparse_csr_tensor(pointer.int(), column, weight, size)
 
 
 def load(name: str, root: Path | None) -> NodeGraph:

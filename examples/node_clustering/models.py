@@ -34,11 +34,13 @@ class Encoder(nn.Module):
             for _ in channels
         )
 
-    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
-        """The nodes' vectors, ``[N, hidden]``; `mean` is ``averaging(...)`` of the graph."""
+    def forward(self, graph: NodeGraph, mean: Tensor) -> Tensor:
+        """The nodes' vectors, ``[N, hidden]``; `mean` is the graph's ``averaging()``."""
+        x = graph.x
         # In place: neither a convolution nor the norm needs its own output again.
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(x if number == 0 else F.selu(x, inplace=True), mean))
+            x = x if number == 0 else F.selu(x, inplace=True)
+            x = graph.normalize(norm, conv(graph.with_neighbors(x), mean))
         return x
 
 
@@ -58,11 +60,11 @@ class Gumbel(nn.Module):
 
     def losses(self, x: Tensor, graph: NodeGraph) -> dict[str, Tensor]:
         """By name; their sum is to be made small."""
-        return self.pool(x, graph.edge_index).losses
+        return graph.pool(self.pool, x).losses
 
     def clusters(self, x: Tensor, graph: NodeGraph) -> Tensor:
         """The likeliest cluster of each node, ``[N]``: in ``eval()`` nothing is drawn."""
-        return self.pool(x, graph.edge_index).cluster
+        return graph.pool(self.pool, x).cluster
 
 
 class Dense(nn.Module):
@@ -118,10 +120,10 @@ class ClusteringNet(nn.Module):
 
     def forward(self, graph: NodeGraph, mean: Tensor) -> dict[str, Tensor]:
         """The losses by name."""
-        return self.clusterer.losses(self.encoder(graph.x, mean), graph)
+        return self.clusterer.losses(self.encoder(graph, mean), graph)
 
     @torch.no_grad()
     def clusters(self, graph: NodeGraph, mean: Tensor) -> Tensor:
         """The cluster of each node, ``[N]``."""
         self.eval()
-        return self.clusterer.clusters(self.encoder(graph.x, mean), graph)
+        return self.clusterer.clusters(self.encoder(graph, mean), graph)

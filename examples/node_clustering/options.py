@@ -36,6 +36,9 @@ examples:
   # Cora, from DIR/Cora/raw/ind.cora.*, with three seeds
   python -m examples.node_clustering --dataset Cora --root DIR --seed 0 1 2 --out runs/cora-gumbel
 
+  # the graph sharded over two processes, which may be of two machines
+  torchrun --nproc-per-node 2 -m -- examples.node_clustering --sharded
+
 what --out holds:
   results.jsonl       a line per seed: NMI, ARI, accuracy, modularity, conductance, clusters used
   clustering.png      the graph with its clusters, with its classes, and the pooled graph
@@ -121,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
         "--picture", type=Path, metavar="FILE",
         help="PNG file for the picture (default: OUT/clustering.png)",
     )  # fmt: skip
+    run.add_argument(
+        "--sharded",
+        action="store_true",
+        help="shard the graph over the processes that torchrun starts, of gumbel; a run continues "
+        "with any number of them",
+    )
     run.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads")
     return parser
 
@@ -156,4 +165,6 @@ def complete(args: argparse.Namespace) -> None:
             setattr(args, name, meant.get(name))
     if args.method == "leiden" and args.num_clusters is not None:
         raise InputError("--num-clusters has no meaning for --method leiden, which finds it")
+    if args.sharded and args.method != "gumbel":
+        raise InputError(f"--sharded has no meaning for --method {args.method}")
     args.seed = sorted(set(args.seed))

@@ -22,6 +22,7 @@ from ..shared.run_folder import write_atomically
 from .baselines import centroids
 from .graphs import NodeGraph
 from .models import ClusteringNet
+from .sharding import Team
 
 UNSURE = 0.5  # of the start: its mean entropy, in parts of log K; less of it, and nothing moves
 SAVE_EVERY = 1.0  # seconds between checkpoints, where an epoch takes less
@@ -51,7 +52,7 @@ def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Tensor, seed
     Its scores are then −s ‖h − c_k‖² / 2 for the centroids c_k, less what is alike for all k, with
     s such that assignments are neither level, so that draws are noise, nor sure.
     """
-    x = model.encoder(graph.x, mean)
+    x = graph.collect(model.encoder(graph, mean))
     head = model.clusterer.head
     centre = centroids(x, head.weight.size(0), seed)
     half = centre.square().sum(1) / 2
@@ -81,33 +82,40 @@ def train(
     options: TrainingOptions,
     checkpoint: Path,
     name: str = "training",
+    team: Team | None = None,
 ) -> list[float]:
     """Train from where `checkpoint` is, or from the start; returns the seconds of every epoch."""
+    team = team or Team()
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
     seconds: list[float] = []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    state = team.tell(lambda: _load(checkpoint))
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         seconds = state["seconds"]
     elif options.start == "kmeans":
         start_from_kmeans(model, graph, mean, options.seed)
-    saved = time.perf_counter()
-    with Progress(name, options.epochs, len(seconds)) as progress:
+    saved, parallel = time.perf_counter(), team.parallel(model)
+    with Progress(name, options.epochs, len(seconds), not team.is_main) as progress:
         for epoch in range(len(seconds) + 1, options.epochs + 1):
             start = options.clock()
             seed_for(options.seed, epoch)
             model.train()
             optimizer.zero_grad()
-            losses = model(graph, mean)
+            losses = parallel(graph, mean)
             sum(losses.values()).backward()
             optimizer.step()
             seconds.append(options.clock() - start)
-            if time.perf_counter() - saved > SAVE_EVERY or epoch == options.epochs:
+            due = time.perf_counter() - saved > SAVE_EVERY or epoch == options.epochs
+            if due and team.is_main:
                 _save(checkpoint, model, optimizer, seconds)
                 saved = time.perf_counter()
             progress.update(epoch, **{key: value.item() for key, value in losses.items()})
     return seconds
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
 def _save(

@@ -111,7 +111,7 @@ def test_a_start_from_kmeans_begins_with_its_clusters():
         Encoder(64, 64, layers=2, batch_norm=True), Gumbel(64, 8, ("modularity",), "gumbel")
     )
     start_from_kmeans(model, graph, mean, seed=0)
-    x = model.encoder(graph.x, mean).detach()
+    x = model.encoder(graph, mean).detach()
     expected = nearest(x, centroids(x, 8, seed=0))
     assert torch.equal(model.clusters(graph, mean), expected)
 
