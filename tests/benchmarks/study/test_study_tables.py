@@ -208,7 +208,7 @@ def test_the_fine_path_is_compared_fold_by_fold():
             plan.done[unit.key] = {"test_accuracy": accuracy, "hidden": 48 if beside else 64}
     lines = fine_table(plan, "NCI1")
     assert lines[0] == "**NCI1**, 10 folds"
-    row = "| gumbel | 70.0 ± 0.0 | 73.0 ± 1.0 | +3.0 ± 0.3 (0.002) | 64 → 48 |"
+    row = f"| {KEPT} | 70.0 ± 0.0 | 73.0 ± 1.0 | +3.0 ± 0.3 (0.002) | 64 → 48 |"
     assert row in lines
     assert not any(line.startswith(("| random", "| kmis")) for line in lines)
     assert fine_table(Plan({}), "NCI1") == []
