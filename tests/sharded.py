@@ -359,6 +359,6 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         "train": train_part(rank, world),
         "graph": graph_part(rank, world),
         "group": in_a_group(rank, world),
-        "readme": readme_part(rank, world),
+        "readme": readme_part(rank, world) if world == 2 else None,
         "refused": refused(rank, world),
     }
