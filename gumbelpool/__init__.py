@@ -7,9 +7,8 @@ from gumbelpool.expectation import (
     adjacency_variance,
     expected_adjacency,
     expected_features,
-    expected_modularity,
-    modularity_variance,
 )
+from gumbelpool.modularity import expected_modularity, modularity_variance
 from gumbelpool.output import PoolOutput
 from gumbelpool.pool import GumbelPool
 from gumbelpool.rows import backend

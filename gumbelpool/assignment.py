@@ -18,7 +18,7 @@ KEPT = 1 << 20  # entries of logits that may be kept from forward to backward
 def stage(name: str) -> AbstractContextManager[object]:
     """Names a stage in profiles; where nothing is profiled, it costs nothing."""
     if torch._C._autograd._profiler_enabled():
-        return record_function(f"gumbelpool::{name}")
+        return record_function(f"gumbelpool/{name}")
     return nullcontext()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gumbelpool import rows
 from gumbelpool.coarsen import count_rows
 from gumbelpool.inputs import Inputs
-from gumbelpool.plan import Plan
+from gumbelpool.plan import Plan, narrowest_dtype
 from gumbelpool.rows.merging import index_dtype
 from gumbelpool.rows.reference import Table
 
@@ -84,16 +84,19 @@ class EdgeBlocks:
         self.ends, self.block_size = ends, plan.block_size
         self.order: list[Tensor | None] = [None, None]
         self.bounds: list[list[int]] = []
-        if num_rows <= plan.block_size:
+        num_blocks = -(-num_rows // plan.block_size)
+        if num_blocks <= 1:
             return
-        first = torch.arange(0, num_rows + plan.block_size, plan.block_size)
-        first = first.to(ends[0].edge_index.device)
+        dtype = narrowest_dtype(num_blocks + 1)  # a sort takes several times what it sorts
+        every = torch.arange(num_blocks + 1, dtype=dtype, device=ends[0].edge_index.device)
         for end, edges in enumerate(ends):
             near = edges.edge_index[end]
-            if not bool((near[1:] >= near[:-1]).all()):
-                near, order = near.to(index_dtype(num_rows)).sort()
+            block = torch.empty_like(near, dtype=dtype)
+            torch.div(near, plan.block_size, rounding_mode="floor", out=block)
+            if not bool((block[1:] >= block[:-1]).all()):
+                block, order = block.sort()
                 self.order[end] = order.to(index_dtype(near.numel()))
-            self.bounds.append(torch.searchsorted(near, first.to(near.dtype)).tolist())
+            self.bounds.append(torch.searchsorted(block, every).tolist())
 
     def of(self, block: slice, end: int) -> tuple[Tensor, Tensor, slice | Tensor | None]:
         """The near and far nodes of a block's edges, and which edges these are; None for all."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
-from gumbelpool.expectation import count_graphs
+from gumbelpool.graph_sums import count_graphs
 from gumbelpool.options import check_in, check_open_share, check_positive_int, check_variance
 from gumbelpool.validation import (
     check_batch,

@@ -1,6 +1,6 @@
 """Where a step of ``GumbelPool`` spends its time, case by case, for docs/results.md.
 
-The package labels its stages by ``torch.profiler.record_function("gumbelpool::STAGE")``; each label
+The package labels its stages by ``torch.profiler.record_function("gumbelpool/STAGE")``; each label
 becomes a row, whatever there are. A stage within another counts for both. Beside them stands how
 many operations of torch a step makes, and one of what a user would write without this library.
 
@@ -17,11 +17,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gumbelpool import op
+
 from ..common import DOCS, replace_section
 from .cases import CASES
 from .peers import Setting, Step, composition, gumbelpool
 
-LABEL = "gumbelpool::"
+LABEL = "gumbelpool/"
 
 
 @dataclass
@@ -77,6 +79,12 @@ def make_step(peer: Callable[[Setting], Step], case: str, root: Path | None) -> 
     return peer(Setting(CASES[case], graphs, graphs.features()))
 
 
+INSIDE = {  # what the library's own operators are made of
+    torch.ops.gumbelpool.pool.default: op.run,
+    torch.ops.gumbelpool.pool_backward.default: op.run_backward,
+}
+
+
 class Counter(TorchDispatchMode):
     """Counts the operations that it sees, those of the backward pass among them."""
 
@@ -85,6 +93,9 @@ class Counter(TorchDispatchMode):
         self.count = 0
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):  # noqa: ANN001, ANN204
+        if operation in INSIDE:
+            with self:
+                return INSIDE[operation](*arguments)
         self.count += 1
         return operation(*arguments, **(options or {}))
 

@@ -73,8 +73,14 @@ LOSSES = {  # beside all three, which is what the examples train with
     "balance": ["balance"],
 }
 CROSSED = ("none", "link", "link, entropy")  # beside all three, as it is
+RECIPES = (  # what is compared for each task; `benchmarks.theory.clusters` has the other one
+    "link, entropy, balance",
+    "modularity, balance",
+    "modularity, entropy, balance",
+    "link, entropy, balance, modularity",
+)
 HEADS = ("orthogonal", "cosine")
-FINE = ("gumbel", "random", "none", "kmis")  # with and without the unpooled graph beside
+FINE = (KEPT, "random", "none", "kmis")  # with and without the unpooled graph beside
 SAMPLES = (1, 2, 4, 8, 16)
 LEVELS = range(1, 7)
 
@@ -205,6 +211,16 @@ class Plan:
                 settings[f"{name}: {head} head"] = ["--pool", f"gumbel-{head}", *own]
         yield from self._few(dataset, settings)
 
+    def recipes(self, dataset: str) -> Iterator[Unit]:
+        """Sets of losses, with each of two estimators, of the layer as it is by default."""
+        settings = {}
+        for estimator in ("gumbel", "straight_through"):
+            own = ["--estimator", estimator] if estimator != "gumbel" else []
+            for losses in RECIPES:
+                chosen = ["--losses", *losses.split(", ")] if losses != RECIPES[0] else []
+                settings[f"{estimator}: {losses}"] = [*POOLERS[KEPT], *own, *chosen]
+        yield from self._few(dataset, settings)
+
     def empty(self, dataset: str) -> Iterator[Unit]:
         """Empty clusters dropped or kept, as in `tuning`, on all folds."""
         for fold in range(self.folds):
@@ -282,6 +298,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, .
     "tuning": (Plan.tuning, ("ENZYMES", "hierarchy")),
     "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
     "crossed": (Plan.crossed, ("hierarchy",)),
+    "recipes": (Plan.recipes, ("hierarchy", "ENZYMES")),
     "empty": (Plan.empty, ("hierarchy",)),
     "fine": (Plan.fine, ("NCI1", "ENZYMES")),
     "main": (Plan.main, DATASETS),

@@ -115,7 +115,16 @@ def validated(folds: dict[int, dict[str, Any]]) -> dict[int, float]:
 
 def crossed_table(plan: Plan, dataset: str) -> list[str]:
     """Estimators by loss sets and heads."""
-    runs = collect(plan, plan.crossed(dataset))
+    return _by_setting(dataset, collect(plan, plan.crossed(dataset)))
+
+
+def recipes_table(plan: Plan, dataset: str) -> list[str]:
+    """Estimators by loss sets, of the layer as it is by default."""
+    return _by_setting(dataset, collect(plan, plan.recipes(dataset)))
+
+
+def _by_setting(dataset: str, runs: Runs) -> list[str]:
+    """Runs that are named "row: column"."""
     names = dict.fromkeys(name.split(": ")[0] for name in runs)
     settings = dict.fromkeys(name.split(": ")[1] for name in runs)
     rows = [

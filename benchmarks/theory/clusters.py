@@ -1,28 +1,28 @@
-"""Which loss makes clusters that follow the graph: the topics of Cora, without a label in sight.
+"""Which losses make clusters that follow the graph: the classes of Cora, without a label in sight.
 
-One graph convolution, its pooling layer, and nothing but a loss to train them. The likeliest
-clusters are compared with the topics (normalised mutual information) and with the graph
+One graph convolution, its pooling layer, and nothing but losses to train them. The likeliest
+clusters are compared with the classes (normalised mutual information) and with the graph
 (modularity Q). Beside the losses of the package stand those of other work, written out here.
 
-    python -m benchmarks.theory.clusters --root DIR     # DIR as `Planetoid` keeps it
+    python -m benchmarks.theory.clusters --root DIR     # DIR holds Cora as `Planetoid` keeps it
     python -m benchmarks.theory.clusters --cost         # a step with `modularity`, and with `link`
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
-from torch_geometric.data import Data
-from torch_geometric.datasets import Planetoid
 from torch_geometric.nn import GCNConv
 from torch_geometric.utils import degree
 from tqdm import tqdm
 
+from examples.node_clustering.graphs import EMBEDDED, NodeGraph, load
 from gumbelpool import GumbelPool, sample_clusters
 
 from ..common import DOCS, replace_section
@@ -33,15 +33,16 @@ HIDDEN, LEARNING_RATE, STEPS = 64, 3e-3, 300
 class Clusters(nn.Module):
     """One convolution and a pooling layer."""
 
-    def __init__(self, data: Data, losses: tuple[str, ...]) -> None:
+    def __init__(self, graph: NodeGraph, recipe: "Recipe") -> None:
         super().__init__()
-        self.conv = GCNConv(data.num_features, HIDDEN)
-        num_clusters = int(data.y.max()) + 1
-        self.pool = GumbelPool(HIDDEN, num_clusters, losses=losses, estimator="straight_through")
+        self.conv = GCNConv(graph.x.size(1), HIDDEN)
+        self.pool = GumbelPool(
+            HIDDEN, graph.num_classes, losses=recipe.losses, estimator=recipe.estimator
+        )
 
-    def features(self, data: Data) -> Tensor:
+    def features(self, graph: NodeGraph) -> Tensor:
         """What is scored, ``[N, 64]``."""
-        return self.conv(data.x, data.edge_index).relu()
+        return self.conv(graph.x, graph.edge_index).relu()
 
 
 def collapse(logits: Tensor) -> Tensor:
@@ -63,38 +64,51 @@ def cut(logits: Tensor, edge_index: Tensor) -> Tensor:
 
 Term = Callable[[Tensor, Tensor], Tensor]
 
-# The losses of the layer, and what is added to them.
-RECIPES: dict[str, tuple[tuple[str, ...], Term | None]] = {
-    "`modularity`, `balance`": (("modularity", "balance"), None),
-    "`modularity`": (("modularity",), None),
-    "`modularity`, DMoN's collapse term": (("modularity",), lambda logits, _: collapse(logits)),
-    "MinCut's cut, `balance`": (("balance",), cut),
-    "`link`, `entropy`, `balance`": (("link", "entropy", "balance"), None),
+
+class Recipe(NamedTuple):
+    """What a network is trained by: losses of the layer, and what is added to them."""
+
+    losses: tuple[str, ...]
+    estimator: str = "straight_through"
+    term: Term | None = None
+
+
+OURS, DEFAULT = ("modularity", "balance"), ("link", "entropy", "balance")
+RECIPES: dict[str, Recipe] = {
+    "`modularity`, `balance`": Recipe(OURS),
+    "`modularity`, `balance`; `gumbel`": Recipe(OURS, "gumbel"),
+    "`modularity`, `entropy`, `balance`": Recipe((*OURS, "entropy")),
+    "`modularity`, `link`, `balance`": Recipe((*OURS, "link")),
+    "all four": Recipe(("modularity", *DEFAULT)),
+    "`link`, `entropy`, `balance`": Recipe(DEFAULT),
+    "`link`, `entropy`, `balance`; `gumbel`": Recipe(DEFAULT, "gumbel"),
+    "`modularity`": Recipe(("modularity",)),
+    "`modularity`, DMoN's collapse term": Recipe(
+        ("modularity",), term=lambda logits, _: collapse(logits)
+    ),
+    "MinCut's cut, `balance`": Recipe(("balance",), term=cut),
 }
 
 
-def train(data: Data, recipe: str, seed: int) -> tuple[float, float, int]:
-    """NMI with the topics, Q, and the number of clusters in use, of the likeliest clusters."""
-    losses, term = RECIPES[recipe]
+def train(graph: NodeGraph, recipe: Recipe, seed: int) -> tuple[float, float, int]:
+    """NMI with the classes, Q, and the number of clusters in use, of the likeliest clusters."""
     torch.manual_seed(seed)
-    model = Clusters(data, losses)
+    model = Clusters(graph, recipe)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
-        x = model.features(data)
-        if term is None:
-            loss = model.pool(x, data.edge_index).loss
-        else:
-            logits = model.pool.lin(x)
-            loss = model.pool(x, data.edge_index, logits=logits).loss
-            loss = loss + term(logits, data.edge_index)
+        x = model.features(graph)
+        logits = model.pool.lin(x)
+        loss = model.pool(x, graph.edge_index, logits=logits).loss
+        if recipe.term is not None:
+            loss = loss + recipe.term(logits, graph.edge_index)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        logits = model.pool.lin(model.features(data))
+        logits = model.pool.lin(model.features(graph))
         likeliest = GumbelPool(None, logits.size(1), losses=("modularity",)).eval()
-        out = likeliest(data.x[:, :1], data.edge_index, logits=logits)
-    shared = normalized_mutual_info_score(data.y.numpy(), out.cluster.numpy())
+        out = likeliest(graph.x[:, :1], graph.edge_index, logits=logits)
+    shared = normalized_mutual_info_score(graph.y.numpy(), out.cluster.numpy())
     return float(shared), -float(out.losses["modularity"]), len(out.cluster.unique())
 
 
@@ -138,6 +152,11 @@ def cost() -> None:
             )
 
 
+def spread(values: Sequence[float]) -> str:
+    """Mean, least and most."""
+    return f"{statistics.mean(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
 def main() -> None:
     """Trains each recipe with some seeds and prints the table."""
     parser = argparse.ArgumentParser(
@@ -155,18 +174,19 @@ def main() -> None:
         return
     if arguments.root is None:
         parser.error("--root or --cost must be given")
-    data = Planetoid(str(arguments.root), "Cora")[0]
-    lines = ["| losses | NMI with the topics | Q | clusters in use |", "|---|---|---|---|"]
+    graphs = [load("Cora", arguments.root), load(EMBEDDED, None)]
+    columns = "NMI with the classes | Q | clusters in use"
+    lines = ["| losses" + "".join(f" | {graph.name}: {columns}" for graph in graphs) + " |"]
+    lines.append("|---" * (1 + 3 * len(graphs)) + "|")
     print(*lines, sep="\n")
-    for recipe in RECIPES:
-        seeds = tqdm(range(arguments.seeds), desc=recipe, disable=None)
-        runs = [train(data, recipe, seed) for seed in seeds]
-        shared, quality, used = zip(*runs, strict=True)
-        lines.append(
-            f"| {recipe} | {statistics.mean(shared):.2f} ({min(shared):.2f}–{max(shared):.2f}) | "
-            f"{statistics.mean(quality):.2f} ({min(quality):.2f}–{max(quality):.2f}) | "
-            f"{', '.join(map(str, used))} |"
-        )
+    for name, recipe in RECIPES.items():
+        cells = [name]
+        for graph in graphs:
+            seeds = tqdm(range(arguments.seeds), desc=f"{graph.name}, {name}", disable=None)
+            runs = [train(graph, recipe, seed) for seed in seeds]
+            shared, quality, used = zip(*runs, strict=True)
+            cells += [spread(shared), spread(quality), ", ".join(map(str, used))]
+        lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     if arguments.write:
         replace_section(DOCS, "clusters", "\n".join(lines))

@@ -133,9 +133,10 @@ def parser(poolers: Mapping[str, Pooler] = POOLERS) -> argparse.ArgumentParser:
         "--losses",
         nargs="+",
         default=["link", "entropy", "balance"],
-        choices=["link", "entropy", "balance", "none"],
+        choices=["link", "entropy", "balance", "modularity", "none"],
         metavar="LOSS",
-        help="auxiliary losses of gumbel and diffpool: any of link, entropy, balance; or none",
+        help="auxiliary losses of gumbel and diffpool: any of link, entropy, balance, modularity; "
+        "or none",
     )
     pool.add_argument(
         "--loss-weight",

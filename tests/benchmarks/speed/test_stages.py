@@ -11,11 +11,11 @@ from benchmarks.speed.cases import CASES, random_graph
 
 def labelled() -> None:
     """Two stages, the second twice and within a third; and what is none of the package's."""
-    with record_function("gumbelpool::draw"):
+    with record_function("gumbelpool/draw"):
         time.sleep(0.02)
-    with record_function("gumbelpool::merge edges"):
+    with record_function("gumbelpool/merge edges"):
         for _ in range(2):
-            with record_function("gumbelpool::sort"):
+            with record_function("gumbelpool/sort"):
                 time.sleep(0.005)
     with record_function("somebody::else"):
         torch.ones(3).sum()
@@ -48,7 +48,7 @@ def test_stages_of_a_step_and_its_operations_are_tabulated(tmp_path, monkeypatch
     rows = dict([cell.strip() for cell in line.split("|")[1:3]] for line in lines)
     assert float(rows["forward"]) > 0
     assert float(rows["backward"]) > 0
-    assert int(rows["gumbelpool"].replace(",", "")) > 10
+    assert int(rows["gumbelpool"].replace(",", "")) > 100  # inside of its operator too
     assert int(rows["composition"].replace(",", "")) > 50
     text = (tmp_path / "results.md").read_text()
     assert "<!-- stages: begin -->" in text

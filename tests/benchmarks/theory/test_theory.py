@@ -5,10 +5,10 @@ import sys
 
 import pytest
 import torch
-from torch_geometric.data import Data
 
 from benchmarks.common import ROOT
 from benchmarks.theory import clusters
+from examples.node_clustering.graphs import NodeGraph
 
 
 def run(script: str, *arguments: object) -> str:
@@ -42,10 +42,10 @@ def test_convergence_is_measured_within_its_bounds(tmp_path):
 def test_clusters_are_trained_by_every_recipe(monkeypatch):
     both = torch.tensor([[0, 0, 1, 3, 3, 4, 2], [1, 2, 2, 4, 5, 5, 3]])  # two triangles, joined
     edge_index = torch.cat([both, both.flip(0)], dim=1)
-    data = Data(x=torch.eye(6), edge_index=edge_index, y=torch.tensor([0, 0, 0, 1, 1, 1]))
+    graph = NodeGraph("triangles", torch.eye(6), edge_index, torch.tensor([0, 0, 0, 1, 1, 1]))
     monkeypatch.setattr(clusters, "LEARNING_RATE", 0.05)
     monkeypatch.setattr(clusters, "STEPS", 100)
-    results = {recipe: clusters.train(data, recipe, seed=0) for recipe in clusters.RECIPES}
+    results = {name: clusters.train(graph, of, seed=0) for name, of in clusters.RECIPES.items()}
     assert results["`modularity`, `balance`"] == pytest.approx((1, 6 / 7 - 0.5, 2))
     for shared, quality, used in results.values():
         assert -1e-6 <= shared <= 1 + 1e-6
