@@ -81,7 +81,8 @@ class EdgeBlocks:
     """The edges by the block that the row at one of their ends is in, 0 for the source."""
 
     def __init__(self, plan: Plan, num_rows: int, ends: Ends) -> None:
-        self.ends, self.block_size = ends, plan.block_size
+        self.ends = [edges.edge_index.unbind() for edges in ends]
+        self.block_size = plan.block_size
         self.order: list[Tensor | None] = [None, None]
         self.bounds: list[list[int]] = []
         num_blocks = -(-num_rows // plan.block_size)
@@ -89,8 +90,8 @@ class EdgeBlocks:
             return
         dtype = narrowest_dtype(num_blocks + 1)  # a sort takes several times what it sorts
         every = torch.arange(num_blocks + 1, dtype=dtype, device=ends[0].edge_index.device)
-        for end, edges in enumerate(ends):
-            near = edges.edge_index[end]
+        for end, nodes in enumerate(self.ends):
+            near = nodes[end]
             block = torch.empty_like(near, dtype=dtype)
             torch.div(near, plan.block_size, rounding_mode="floor", out=block)
             if not bool((block[1:] >= block[:-1]).all()):
@@ -100,8 +101,7 @@ class EdgeBlocks:
 
     def of(self, block: slice, end: int) -> tuple[Tensor, Tensor, slice | Tensor | None]:
         """The near and far nodes of a block's edges, and which edges these are; None for all."""
-        edge_index = self.ends[end].edge_index
-        near, far = edge_index[end], edge_index[1 - end]
+        near, far = self.ends[end][end], self.ends[end][1 - end]
         if not self.bounds:
             return near, far, None
         index, order = block.start // self.block_size, self.order[end]
