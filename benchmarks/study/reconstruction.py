@@ -35,7 +35,7 @@ from .cells import table
 from .poolers import POOLERS
 
 NODES, SIDE, CLUSTERS, HIDDEN = 64, 8, 16, 32
-RATE, STEPS, SEEDS, DRAWS = 0.003, 600, 10, 8
+RATE, STEPS, SEEDS, DRAWS = 0.003, 400, 10, 8
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # a pooler of the study, and its options
     "none": ("none", {}),
     "gumbel": ("gumbel-keep-empty", {}),
@@ -158,7 +158,7 @@ def report(records: list[dict[str, Any]], steps: int) -> list[str]:
     return table(["", *head], rows)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study.reconstruction",
@@ -171,12 +171,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--report-only", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "reconstruction.jsonl"
     done = {key(record): record for record in read_lines(file, mend=not options.report_only)}
     if not options.report_only:
-        torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         asked = [
             (graph, method, seed, options.steps)
@@ -194,4 +193,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()
