@@ -9,6 +9,7 @@ experiment asks for it.
     python -m benchmarks.study --root DIR --splits DIR --only collapse
     python -m benchmarks.study --root DIR --splits DIR --only main --budget-minutes 120
     python -m benchmarks.study --root DIR --splits DIR --only cost --jobs 1
+    python -m benchmarks.study --root DIR --only pooling pooling-more --jobs 1
     python -m benchmarks.study --report-only
 """
 
