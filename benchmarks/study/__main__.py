@@ -9,6 +9,7 @@ experiment asks for it.
     python -m benchmarks.study --root DIR --splits DIR --only collapse
     python -m benchmarks.study --root DIR --splits DIR --only main --budget-minutes 120
     python -m benchmarks.study --root DIR --splits DIR --only cost --jobs 1
+    python -m benchmarks.study --root DIR --only pooling pooling-more --jobs 1
     python -m benchmarks.study --report-only
 """
 
@@ -20,7 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..common import DOCS
-from .plan import DATASETS, EMBEDDED, EXPERIMENTS, FOLDS, PUBLISHED_SPLITS
+from .experiments import ALL_DATASETS, EXPERIMENTS, WITHOUT_FILES
+from .plan import FOLDS, PUBLISHED_SPLITS
 from .report import write_report
 from .runner import Study
 
@@ -33,14 +35,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--root", type=Path, help="folder with TU datasets (none needed for `hierarchy`)")
+    add("--root", type=Path, help="folder with TU datasets (none needed for what is generated)")
     add("--splits", type=Path, help="folder of NAME.json with published folds")
     add("--out", type=Path, default=Path("runs/study"))
     add("--docs", type=Path, default=DOCS, help="where the report goes")
     add("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="EXPERIMENT",
         help=", ".join(EXPERIMENTS))  # fmt: skip
-    add("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS), metavar="NAME",
-        help=", ".join(DATASETS))  # fmt: skip
+    add("--datasets", nargs="+", choices=ALL_DATASETS, default=list(ALL_DATASETS),
+        metavar="NAME", help=", ".join(ALL_DATASETS))  # fmt: skip
     add("--folds", type=int, default=FOLDS, help="the most folds that an experiment takes")
     add("--epochs", type=int, help="the most epochs of a run, for a trial of the script")
     add("--seed", type=int, default=0)
@@ -52,8 +54,9 @@ def main() -> None:
     options = parser.parse_args()
     asked = {d for experiment in options.only for d in EXPERIMENTS[experiment][1]}
     asked &= set(options.datasets)
-    if not options.report_only and asked - {EMBEDDED} and not options.root:
-        parser.error(f"{', '.join(sorted(asked - {EMBEDDED}))} needs --root")
+    files = asked - WITHOUT_FILES
+    if not options.report_only and files and not options.root:
+        parser.error(f"{', '.join(sorted(files))} needs --root")
     if not options.report_only and asked & set(PUBLISHED_SPLITS) and not options.splits:
         parser.error(f"{', '.join(sorted(asked & set(PUBLISHED_SPLITS)))} needs --splits")
     if "cost" in options.only and options.jobs > 1 and not options.report_only:

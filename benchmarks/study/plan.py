@@ -2,8 +2,10 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from .generated import GENERATED
 
 EMBEDDED = "hierarchy"
 DATASETS = ("MUTAG", "ENZYMES", "PROTEINS", "IMDB-BINARY", "NCI1", "DD", EMBEDDED)
@@ -31,6 +33,8 @@ BUDGETS = {
     "NCI1": Budget(20, 10, 32, (0,), 3),
     "DD": Budget(10, 8, 8, (0,), 3),
     "hierarchy": Budget(40, 20, 32, (0,), 3),
+    **dict.fromkeys(("GCB-hard", "GCB-easy"), Budget(40, 40, 32, (0,), 10)),
+    **dict.fromkeys(GENERATED, Budget(25, 25, 32, (0,), 10)),
 }
 TRIED_ON = {"DD": "PROTEINS"}  # proteins too; trials of dense poolers on DD would take hours
 RATE = "0.003"  # of everything but the main table
@@ -292,18 +296,3 @@ class Plan:
         for fold in range(min(BUDGETS[dataset].few, self.folds)):
             for name, flags in settings.items():
                 yield self.unit(dataset, name, flags, fold)
-
-
-EXPERIMENTS: dict[str, tuple[Callable[[Plan, str], Iterator[Unit]], tuple[str, ...]]] = {
-    "tuning": (Plan.tuning, ("ENZYMES", "hierarchy")),
-    "collapse": (Plan.collapse, ("ENZYMES", "PROTEINS", "hierarchy")),
-    "crossed": (Plan.crossed, ("hierarchy",)),
-    "recipes": (Plan.recipes, ("hierarchy", "ENZYMES")),
-    "empty": (Plan.empty, ("hierarchy",)),
-    "fine": (Plan.fine, ("NCI1", "ENZYMES")),
-    "main": (Plan.main, DATASETS),
-    "samples": (Plan.samples, ("ENZYMES", "hierarchy")),
-    "temperature": (Plan.temperature, ("ENZYMES", "hierarchy")),
-    "depth": (Plan.depth, ("ENZYMES", "PROTEINS")),
-    "cost": (Plan.cost, DATASETS),
-}

@@ -10,7 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from ..common import save_figure
-from .plan import EXPERIMENTS, LEVELS, POOLERS, SAMPLES, Plan
+from .experiments import EXPERIMENTS
+from .plan import LEVELS, POOLERS, SAMPLES, Plan
 from .results import Runs, accuracies, collect, standard_error, succeeded
 
 # Okabe and Ito's palette.

@@ -1,6 +1,7 @@
 """Poolers that only the study needs, beside those of the example: more heads, more peers."""
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from examples.classification.poolers import POOLERS as OFFERED
 from examples.classification.poolers import Gumbel, Pooled, Pooler, PoolOptions, Random
+
+from .candidates import PositionedNone, Tried
 
 
 class DroppingGumbel(Gumbel):
@@ -103,6 +106,15 @@ class Tgp(nn.Module):
         return Pooled(out.x, out.edge_index, out.edge_weight, out.batch, cluster, loss)
 
 
+MODULAR = {"losses": ("modularity", "balance")}
+TRIED: dict[str, dict[str, Any]] = {
+    "positions": {"positions": True},
+    "detached": {"detached": True},
+    "log-weights": {"log_weights": True},
+    "sticks": {"sticks": 4.0},
+    "modularity": MODULAR,
+    "positions-modularity": {"positions": True, **MODULAR},
+}
 POOLERS: dict[str, Pooler] = {
     **OFFERED,
     "gumbel": Pooler(DroppingGumbel, samples=True, assigns=True),
@@ -110,6 +122,12 @@ POOLERS: dict[str, Pooler] = {
     "gumbel-orthogonal": Pooler(OrthogonalGumbel, samples=True, assigns=True),
     "gumbel-cosine": Pooler(CosineGumbel, samples=True, assigns=True),
     "gumbel-keep-empty": Pooler(Gumbel, samples=True, assigns=True),
+    "random-keep-empty": Pooler(Random, samples=True),
+    **{
+        f"gumbel-{name}": Pooler(partial(Tried, **options), samples=True, assigns=True)
+        for name, options in TRIED.items()
+    },
+    "none-positions": Pooler(PositionedNone),
     "kmis": Pooler(partial(Tgp, "kmis")),
     "maxcut": Pooler(partial(Tgp, "maxcut")),
     # It draws from a beta distribution, in eval() too.

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from ..common import replace_section
 from . import plots
+from .experiments import EXPERIMENTS
 from .main_tables import accuracy_table, cost_table, edges_table, test_table
-from .plan import EXPERIMENTS, Plan
+from .plan import Plan
+from .pooling_tables import pooling_tables
 from .results import main_runs
 from .setting_tables import (
     collapse_table,
@@ -33,6 +35,7 @@ def write_report(plan: Plan, docs: Path) -> str:
             *failures(plan),
         ],
         "study cost": cost_table(plan),
+        "study pooling": pooling_tables(plan),
     }
     for name, make in (
         ("tuning", tuning_table),

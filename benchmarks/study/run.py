@@ -18,6 +18,7 @@ from torch_geometric.loader import DataLoader
 
 from examples.classification.datasets import (
     GraphDataset,
+    Split,
     load,
     make_splits,
     read_splits,
@@ -31,8 +32,10 @@ from examples.shared.run_folder import RunFolder
 from gumbelpool import GumbelPool
 
 from ..common import resident, restart_high_water
+from .generated import GENERATED, generate
 from .look import look
 from .poolers import POOLERS
+from .pooling import MATTERS
 
 # Whose number of parameters every run is given, by its width.
 REFERENCE = {"pool": "gumbel", "assign_gnn": False, "fine_path": False}
@@ -67,20 +70,28 @@ def within_budget(args: argparse.Namespace, dataset: GraphDataset) -> tuple[int,
     return wanted, best
 
 
-def run(unit: dict[str, Any]) -> dict[str, Any]:
-    """Trains and tests on one fold; `unit` holds its flags, fold, root and splits."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    args = parser(POOLERS).parse_args(unit["flags"])
-    check(args, POOLERS)
+def data_of(args: argparse.Namespace, unit: dict[str, Any]) -> tuple[GraphDataset, Split]:
+    """The graphs, and the parts to train, choose and test on."""
+    if args.dataset in GENERATED:
+        return generate(args.dataset, args.num_graphs, args.seed)
     root = Path(unit["root"]) if unit["root"] else None
     dataset = load(args.dataset, root, num_graphs=args.num_graphs, seed=args.seed)
     if unit["splits"]:
         splits = read_splits(Path(unit["splits"]), len(dataset.graphs), args.folds)
     else:
         splits = make_splits(dataset, args.folds, args.seed)
-    pooler = POOLERS[args.pool]
-    fold, split = unit["fold"], splits[unit["fold"]]
+    return dataset, splits[unit["fold"]]
+
+
+def run(unit: dict[str, Any]) -> dict[str, Any]:
+    """Trains and tests on one fold; `unit` holds its flags, fold, root and splits."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    args = parser(POOLERS).parse_args(unit["flags"])
+    check(args, POOLERS)
+    dataset, split = data_of(args, unit)
+    pooler, fold = POOLERS[args.pool], unit["fold"]
+    traced = args.dataset not in MATTERS  # of these no table shows an epoch, or other draws
     wanted, args.hidden = within_budget(args, dataset)
     graphs = standardised(dataset, split.train)
 
@@ -93,7 +104,7 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
     trace: list[dict[str, float]] = []
 
     def watch(model: nn.Module, epoch: int) -> None:
-        if pooler.assigns:
+        if pooler.assigns and traced:
             trace.append({"epoch": epoch} | look(model, watched, statistics_of_batch=True))
 
     # What only a first step takes is neither time nor memory of the pooler.
@@ -116,7 +127,7 @@ def run(unit: dict[str, Any]) -> dict[str, Any]:
         seed_for(args.seed, fold, args.epochs + 3)
         result["inside"] = look(model, tested)
         result["trace"] = trace
-        if pooler.samples:
+        if pooler.samples and traced:
             result["sampled"] = {}
             for module in model.modules():
                 if isinstance(module, GumbelPool):

@@ -15,7 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from ..common import append_line, read_lines
-from .plan import EXPERIMENTS, PUBLISHED_SPLITS, Plan, Unit
+from .experiments import EXPERIMENTS
+from .plan import PUBLISHED_SPLITS, Plan, Unit
 
 
 def child(unit: dict[str, Any], answer: Connection) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .cells import edges, mean_of, mean_of_percent, megabytes, section, spread, table
-from .plan import EXPERIMENTS, FINE, KEPT, LEVELS, SAMPLES, Plan
+from .experiments import EXPERIMENTS
+from .plan import FINE, KEPT, LEVELS, SAMPLES, Plan
 from .results import Runs, accuracies, collect, compare, standard_error, succeeded
 
 

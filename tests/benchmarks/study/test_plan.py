@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from benchmarks.study.generated import GENERATED
 from benchmarks.study.plan import BUDGETS, DATASETS, POOLERS, TRIALS, Plan
 from benchmarks.study.poolers import POOLERS as OFFERED
+from benchmarks.study.pooling import MATTERS, REAL, more, pooling, real
 from examples.classification.described import training_options
 from examples.classification.options import check, parser
 
@@ -89,3 +91,32 @@ def test_experiments_share_the_runs_that_they_have_in_common():
     tau = {unit.name: unit.key for unit in plan.temperature("ENZYMES") if unit.fold == 0}
     assert keys[0]["gumbel"] == keys[1]["1"] == tau["1"]
     assert len(set(keys[0].values())) == len(keys[0])
+
+
+@pytest.mark.parametrize("dataset", MATTERS)
+def test_settings_of_a_benchmark_differ_in_the_pooler_and_the_fine_path_alone(dataset):
+    plan = Plan({}, folds=3)
+    units = [*pooling(plan, dataset), *more(plan, dataset)]
+    own = {"pool", "eval_samples", "fine_path", "losses"}
+    for fold in range(3):
+        settings = set()
+        for unit in (unit for unit in units if unit.fold == fold):
+            args = parser(OFFERED).parse_args(unit.flags)
+            check(args, OFFERED)
+            assert args.fine_path == ("fine path" in unit.name)
+            settings.add(json.dumps({k: str(v) for k, v in vars(args).items() if k not in own}))
+        assert len(settings) == 1
+        # Of what is generated, each fold is another dataset.
+        assert args.seed == (fold if dataset in GENERATED else 0)
+    assert len({unit.key for unit in units}) == len(units)
+    drawn = {unit.name for unit in units if "--eval-samples" in unit.flags}
+    assert drawn == {u.name for u in units if u.name.startswith(("gumbel", "random"))}
+
+
+@pytest.mark.parametrize("dataset", REAL)
+def test_real_datasets_have_the_budget_of_the_study(dataset):
+    plan = Plan({}, folds=1)
+    units = {unit.name: unit.key for unit in real(plan, dataset)}
+    tuned = {unit.name: unit.key for unit in plan.tuning(dataset) if unit.fold == 0}
+    assert units["gumbel"] == tuned["8 draws, empty clusters kept"]
+    assert len(set(units.values())) == len(units)
