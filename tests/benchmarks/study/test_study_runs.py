@@ -121,7 +121,7 @@ def test_real_datasets_are_not_run_on_folds_of_our_own(tmp_path):
 @pytest.mark.parametrize("pool", ["gumbel-positions", "none-positions"])
 def test_a_generated_dataset_is_made_from_the_seed_and_run_in_its_own_parts(pool):
     flags = ["--dataset", "two-cycles", "--pool", pool, "--num-clusters", "6", "2"]
-    flags += ["--num-graphs", "40", "--hidden", "8", "--epochs", "1", "--seed", "7"]
+    flags += ["--num-graphs", "40", "--hidden", "32", "--epochs", "1", "--seed", "7"]
     result = run({"flags": [*flags, "--fine-path"], "fold": 7, "root": None, "splits": None})
     graphs = generate("two-cycles", 40, seed=7)[0].graphs[28:]
     assert result["nodes"][0] == pytest.approx(sum(g.num_nodes for g in graphs) / 12, abs=0.01)
