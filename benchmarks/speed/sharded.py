@@ -236,7 +236,7 @@ def main() -> None:
                 f"{found['most']:.3g}) | {found['busy']:.3g} | {found['peak_mb']:,.0f} | "
                 f"{found['sent_mb']:.3g} |"
             )
-            print(lines[-1], found, flush=True)
+            print(lines[-1], flush=True)
     replace_section(options.docs, "sharded", "\n".join(lines))
 
 
