@@ -64,7 +64,7 @@ class WholeBatch:
             yield share
 
     def adapt(self, model: nn.Module) -> None:
-        """Change a network that has all of its batch, where there are several processes."""
+        """Let a network see whole batches; to be called before Fabric sets it up."""
         if self.fabric.world_size == 1:
             return
         for parent in list(model.modules()):
