@@ -7,10 +7,10 @@ from torch import Tensor
 
 from gumbelpool import rows
 from gumbelpool.adjacency import edge_list
+from gumbelpool.graph_validation import check_edges
 from gumbelpool.options import check_bool, check_in
 from gumbelpool.validation import (
     check_cluster,
-    check_edges,
     check_features,
     check_num_supernodes,
     check_supernode_rows,

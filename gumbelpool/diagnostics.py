@@ -9,16 +9,14 @@ from torch import Tensor
 
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
-from gumbelpool.switch import data_checks_enabled
-from gumbelpool.validation import (
+from gumbelpool.graph_validation import (
     check_batch,
-    check_cluster,
     check_edges,
-    check_features,
-    check_not_negative,
     check_one_graph_each,
     check_within_graphs,
 )
+from gumbelpool.switch import data_checks_enabled
+from gumbelpool.validation import check_cluster, check_features, check_not_negative
 
 
 class Occupancy(NamedTuple):

@@ -6,15 +6,8 @@ from torch_geometric.utils import coalesce
 
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import count_rows, sum_rows
-from gumbelpool.validation import (
-    check_batch,
-    check_devices,
-    check_edges,
-    check_features,
-    check_length,
-    check_probability,
-    check_within_graphs,
-)
+from gumbelpool.graph_validation import check_batch, check_edges, check_within_graphs
+from gumbelpool.validation import check_devices, check_features, check_length, check_probability
 
 
 class Edges:

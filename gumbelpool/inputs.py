@@ -9,20 +9,22 @@ from torch_geometric.typing import Adj
 
 from gumbelpool import rows
 from gumbelpool.adjacency import to_edges
-from gumbelpool.switch import data_checks_enabled
-from gumbelpool.validation import (
+from gumbelpool.graph_validation import (
     check_batch_order,
     check_batch_shape,
-    check_devices,
     check_edge_ends,
     check_edge_shapes,
+    check_num_graphs,
+    check_within_graphs,
+)
+from gumbelpool.switch import data_checks_enabled
+from gumbelpool.validation import (
+    check_devices,
     check_features,
     check_finite,
     check_length,
     check_logits,
     check_not_negative,
-    check_num_graphs,
-    check_within_graphs,
 )
 
 

@@ -11,8 +11,9 @@ from torch_geometric.typing import Adj
 from gumbelpool.adjacency import FORMS, form_of, to_adj_t
 from gumbelpool.coarsen import unpool
 from gumbelpool.diagnostics import Occupancy, occupancy
+from gumbelpool.graph_validation import check_batch_order
 from gumbelpool.options import check_in
-from gumbelpool.validation import check_batch_order, check_length, check_supernode_rows
+from gumbelpool.validation import check_length, check_supernode_rows
 
 
 class PoolOutput(NamedTuple):

@@ -9,14 +9,9 @@ from torch import Tensor
 from gumbelpool.adjacency import edge_list
 from gumbelpool.coarsen import sum_rows
 from gumbelpool.graph_sums import count_graphs
+from gumbelpool.graph_validation import check_batch, check_edges, check_within_graphs
 from gumbelpool.options import check_in, check_open_share, check_positive_int, check_variance
-from gumbelpool.validation import (
-    check_batch,
-    check_devices,
-    check_edges,
-    check_not_negative,
-    check_within_graphs,
-)
+from gumbelpool.validation import check_devices, check_not_negative
 
 METHODS = ("hoeffding", "bernstein", "mcdiarmid")
 

@@ -1,4 +1,7 @@
-"""The switch of the checks that read the data; the checks are in :mod:`gumbelpool.validation`."""
+"""The switch of the checks that read the data.
+
+The checks are in :mod:`gumbelpool.validation` and :mod:`gumbelpool.graph_validation`.
+"""
 
 import functools
 from collections.abc import Callable

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from gumbelpool.distributed.processes import Processes, bounds
 from gumbelpool.edges import Edges
+from gumbelpool.graph_validation import check_edge_ends, check_edge_shapes
 from gumbelpool.rows.merging import index_dtype
 from gumbelpool.switch import data_checks_enabled
-from gumbelpool.validation import check_edge_ends, check_edge_shapes, check_features, check_length
+from gumbelpool.validation import check_features, check_length
 
 
 class ShardedGraph:
