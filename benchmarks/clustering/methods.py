@@ -18,6 +18,7 @@ class Method(NamedTuple):
 
     make: Make | None = None
     start: str = "random"
+    rate: float = 1.0  # times the case's learning rate
     function: Callable[[NodeGraph, int, int], Tensor] | None = None
 
 
@@ -46,6 +47,11 @@ class Unbatched(nn.Module):
         return torch.cat([self.head(rows).argmax(1) for rows in x.split(1 << 14)])
 
 
+def rates_of(name: str) -> list[str]:
+    """The method at every rate that it has."""
+    return [other for other in METHODS if other.split(", rate ")[0] == name]
+
+
 def _gumbel(hidden: int, num_clusters: int, graph: NodeGraph) -> nn.Module:
     return Gumbel(hidden, num_clusters, ("modularity", "balance"), "straight_through")
 
@@ -62,8 +68,14 @@ LEARNED: dict[str, Make] = {
     "MinCut, tgp": _tgp("mincut_u"),
 }
 FROM_KMEANS = " from k-means"
+RATES = (0.3, 3.0)  # beside the case's own, which was found with `gumbel`
 METHODS: dict[str, Method] = {
     **{name: Method(make) for name, make in LEARNED.items()},
     **{name + FROM_KMEANS: Method(make, "kmeans") for name, make in LEARNED.items()},
+    **{
+        f"{name}{FROM_KMEANS}, rate x{rate:g}": Method(make, "kmeans", rate)
+        for name, make in LEARNED.items()
+        for rate in RATES
+    },
     **{name: Method(function=function) for name, function in BASELINES.items()},
 }

@@ -40,7 +40,7 @@ def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tenso
     encoder = Encoder(graph.x.size(1), budget.hidden, budget.layers, budget.batch_norm)
     model = ClusteringNet(encoder, method.make(budget.hidden, case.num_clusters, graph))
     training = TrainingOptions(
-        options.epochs, budget.lr, options.seed, method.start, clock(options)
+        options.epochs, budget.lr * method.rate, options.seed, method.start, clock(options)
     )
     start = clock(options)()
     seconds = train(model, graph, mean, training, checkpoint)

@@ -80,6 +80,18 @@ def test_bars_are_met_or_missed_by_what_was_measured():
     assert any("9.00 GB | **missed**" in line for line in lines)
 
 
+def test_each_is_taken_at_the_rate_of_its_highest_modularity():
+    ours, theirs = "gumbel from k-means", "DMoN from k-means"
+    records = [
+        record("cora", ours, nmi=0.5), record("cora", ours + ", rate x3", nmi=0.6, modularity=0.6),
+        record("cora", theirs, nmi=0.4),
+        record("cora", theirs + ", rate x0.3", nmi=0.3, modularity=0.8),
+    ]  # fmt: skip
+    lines = bars(grouped(records)[0])
+    shown = "gumbel from k-means: NMI at least DMoN from k-means, rate x0.3's | 0.500 against 0.300"
+    assert any(shown in line for line in lines)
+
+
 def test_the_exponent_is_the_slope_of_the_logarithms():
     ours = "gumbel from k-means"
     sizes = {"1e4-k100": 9e4, "1e5-k100": 1e6, "1e6-k100": 1e7}
