@@ -41,7 +41,7 @@ study: $(VENV)/.bench ## every pooler on every dataset, hours, resumable; STUDY=
 
 # What runs only where the extras are installed: SparseTensor, torch-geometric-pool, GraphGym, captum, ONNX.
 EXTRAS := $(addprefix tests/test_,adjacency.py ecosystem.py graphgym.py graphs_out.py packaging.py tgp.py)
-test-sparse: $(VENV)/.sparse ## the tests of the extras; compiles torch-scatter and torch-sparse, ~17 minutes
+test-sparse: $(VENV)/.sparse ## the tests of the extras; compiles torch-scatter and torch-sparse, ~10 minutes
 	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest $(EXTRAS)
 
 $(BIN)/python:
@@ -53,17 +53,18 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(SOURCE
 	$(PIP) -e ".[$*]"
 	touch $@
 
-# Both packages need torch at build time, hence without build isolation.
+# Both packages need torch at build time, hence without build isolation; debug symbols would take
+# half of the compiler's time.
 $(VENV)/.sparse: $(VENV)/.test
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation torch-scatter torch-sparse
+	CFLAGS=-g0 $(PIP) --no-build-isolation torch-scatter torch-sparse
 	$(PIP) -e ".[graphgym,sparse,tgp]" captum onnx onnxscript tabulate
 	touch $@
 
 # torch-geometric-pool is one of the peers; it needs torch-scatter.
 $(VENV)/.bench: $(VENV)/.examples
 	$(PIP) setuptools wheel
-	$(PIP) --no-build-isolation torch-scatter
+	CFLAGS=-g0 $(PIP) --no-build-isolation torch-scatter
 	$(PIP) torch-geometric-pool
 	touch $@
 
