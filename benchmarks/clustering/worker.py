@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import gumbelpool
-from examples.node_clustering.graphs import NodeGraph, averaging
+from examples.node_clustering.graphs import Averaging, NodeGraph, averaging
 from examples.node_clustering.metrics import measures
 from examples.node_clustering.models import ClusteringNet, Encoder
 from examples.node_clustering.training import TrainingOptions, seed_for, train
@@ -57,7 +57,7 @@ def learn(graph: NodeGraph, options: Any, checkpoint: Path) -> tuple[torch.Tenso
 
 
 def layer_share(
-    model: ClusteringNet, graph: NodeGraph, mean: torch.Tensor, now: Callable[[], float]
+    model: ClusteringNet, graph: NodeGraph, mean: Averaging, now: Callable[[], float]
 ) -> dict[str, Any]:
     """Seconds of the pooling layer, forward and backward, and memory above what was there."""
     model.train()

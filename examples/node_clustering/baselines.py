@@ -4,21 +4,22 @@ import random
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 from torch import Tensor
 
 from ..shared.errors import InputError
 from .graphs import NodeGraph, averaging
 
 SAMPLE = 20_000  # rows that k-means is fitted on, where there are more; or 50 per cluster
-MOST = 5_000_000  # rows times clusters up to which it is started ten times and not once
+TRIALS = 100  # rows that each first centroid is the best of; sklearn's 2 + log K misses clusters
+MOST = 2_000_000_000  # distances that trials may take: fewer of them where K is large
 
 
 def smoothed(graph: NodeGraph, times: int) -> Tensor:
     """Features ``[N, F]``, each the mean of the node and its neighbours, some times over."""
     x, mean = graph.x, averaging(graph.edge_index, graph.num_nodes)
     for _ in range(times):
-        x = mean @ x
+        x = mean(x)
     return x
 
 
@@ -28,8 +29,9 @@ def centroids(x: Tensor, num_clusters: int, seed: int) -> Tensor:
     if x.size(0) > most:
         chosen = np.random.default_rng(seed).choice(x.size(0), most, replace=False)
         rows = x[torch.from_numpy(np.sort(chosen))]
-    starts = 10 if rows.size(0) * num_clusters <= MOST else 1
-    fitted = KMeans(num_clusters, n_init=starts, random_state=seed).fit(rows.numpy())
+    trials = max(10, min(TRIALS, MOST // (rows.size(0) * num_clusters)))
+    first, _ = kmeans_plusplus(rows.numpy(), num_clusters, random_state=seed, n_local_trials=trials)
+    fitted = KMeans(num_clusters, init=first, n_init=1).fit(rows.numpy())
     return torch.from_numpy(fitted.cluster_centers_).to(x.dtype)
 
 

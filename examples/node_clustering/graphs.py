@@ -3,9 +3,11 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch_geometric import EdgeIndex
 from torch_geometric.io import read_planetoid_data
 from torch_geometric.utils import to_undirected
 
@@ -48,8 +50,8 @@ class NodeGraph:
 
     # What needs the other nodes. A part of a graph (sharding.py) has them from other processes.
 
-    def averaging(self) -> Tensor:
-        """The mean over a node and its neighbours, as a matrix."""
+    def averaging(self) -> "Averaging":
+        """The mean over a node and its neighbours."""
         return averaging(self.edge_index, self.num_nodes)
 
     def with_neighbors(self, x: Tensor) -> Tensor:
@@ -69,27 +71,47 @@ class NodeGraph:
         return rows
 
 
-def averaging(edge_index: Tensor, num_nodes: int, num_columns: int | None = None) -> Tensor:
-    """The mean over a node and its neighbours, D⁻¹ (A + I), ``[N, N]`` in CSR form.
-
-    Of a part of a graph there are more columns, for the neighbours that are not among its nodes.
+class Averaging(NamedTuple):
+    """The mean over a node and its neighbours, D⁻¹ (A + I).
 
     With it a convolution is one sparse product, where a list of edges would make a message, all
-    channels of it, for each.
+    channels of it, for each. `EdgeIndex` knows that an undirected graph is its own transpose, which
+    a sparse matrix would make anew for each gradient.
+
+    Attributes:
+        edges: A + I, ``[2, E + N]``.
+        share: Of each of those that a node averages, ``[N, 1]``.
+    """
+
+    edges: EdgeIndex
+    share: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The means of rows of all nodes, ``[N, F]``."""
+        return self.edges.matmul(x).mul_(self.share)
+
+
+def averaging(edge_index: Tensor, num_nodes: int, num_columns: int | None = None) -> Averaging:
+    """The mean over a node and its neighbours, from edges sorted by row.
+
+    Of a part of a graph there are more columns, for the neighbours that are not among its nodes.
     """
     row, col = edge_index
-    count = torch.bincount(row, minlength=num_nodes)
-    pointer = torch.zeros(num_nodes + 1, dtype=torch.int64)
-    pointer[1:] = (count + 1).cumsum(0)
-    # Edges are sorted by row: each moves by the self-loops of the rows before, which come first.
-    column = torch.empty(int(pointer[-1]), dtype=torch.int32)
-    column[pointer[:-1]] = torch.arange(num_nodes, dtype=torch.int32)
+    count = torch.bincount(row, minlength=num_nodes) + 1
+    # Each edge moves by the self-loops of the rows before and its own, which come first.
+    column = torch.empty(row.numel() + num_nodes, dtype=torch.int32)
+    column[count.cumsum(0) - count] = torch.arange(num_nodes, dtype=torch.int32)
     column[torch.arange(row.numel()) + row + 1] = col.int()
-    size = (num_nodes, num_columns or num_nodes)
-    weight = (1 / (count + 1).float()).repeat_interleave(count + 1)
-    with warnings.catch_warnings():  # "in beta state"
+    edges = EdgeIndex(
+        torch.stack([torch.arange(num_nodes, dtype=torch.int32).repeat_interleave(count), column]),
+        sparse_size=(num_nodes, num_columns or num_nodes),
+        sort_order="row",
+        is_undirected=num_columns is None,
+    )
+    with warnings.catch_warnings():  # of sparse matrices in general, once
         warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(pointer.int(), column, weight, size)
+        edges.to_sparse_csr()
+    return Averaging(edges, (1 / count.float())[:, None])
 
 
 def load(name: str, root: Path | None) -> NodeGraph:

@@ -7,12 +7,12 @@ no labels: how much better than chance the edges stay inside, and that all clust
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import DMoNPooling, GCNConv, dense_mincut_pool
+from torch_geometric.nn import DMoNPooling, dense_mincut_pool
 from torch_geometric.utils import to_dense_adj
 
 from gumbelpool import GumbelPool
 
-from .graphs import NodeGraph
+from .graphs import Averaging, NodeGraph
 
 
 class Encoder(nn.Module):
@@ -25,22 +25,23 @@ class Encoder(nn.Module):
     def __init__(self, in_channels: int, hidden: int, layers: int, batch_norm: bool) -> None:
         super().__init__()
         channels = [in_channels] + [hidden] * (layers - 1)
-        self.convs = nn.ModuleList(GCNConv(c, hidden, normalize=False) for c in channels)
+        self.convs = nn.ModuleList(nn.Linear(c, hidden) for c in channels)
         for conv in self.convs:
-            nn.init.orthogonal_(conv.lin.weight)
+            nn.init.orthogonal_(conv.weight)
+            nn.init.zeros_(conv.bias)
         # The whole graph is one batch, so its own statistics are always at hand.
         self.norms = nn.ModuleList(
             nn.BatchNorm1d(hidden, track_running_stats=False) if batch_norm else nn.Identity()
             for _ in channels
         )
 
-    def forward(self, graph: NodeGraph, mean: Tensor) -> Tensor:
+    def forward(self, graph: NodeGraph, mean: Averaging) -> Tensor:
         """The nodes' vectors, ``[N, hidden]``; `mean` is the graph's ``averaging()``."""
         x = graph.x
         # In place: neither a convolution nor the norm needs its own output again.
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = x if number == 0 else F.selu(x, inplace=True)
-            x = graph.normalize(norm, conv(graph.with_neighbors(x), mean))
+            x = graph.normalize(norm, mean(conv(graph.with_neighbors(x))))
         return x
 
 
@@ -118,12 +119,12 @@ class ClusteringNet(nn.Module):
         super().__init__()
         self.encoder, self.clusterer = encoder, clusterer
 
-    def forward(self, graph: NodeGraph, mean: Tensor) -> dict[str, Tensor]:
+    def forward(self, graph: NodeGraph, mean: Averaging) -> dict[str, Tensor]:
         """The losses by name."""
         return self.clusterer.losses(self.encoder(graph, mean), graph)
 
     @torch.no_grad()
-    def clusters(self, graph: NodeGraph, mean: Tensor) -> Tensor:
+    def clusters(self, graph: NodeGraph, mean: Averaging) -> Tensor:
         """The cluster of each node, ``[N]``."""
         self.eval()
         return self.clusterer.clusters(self.encoder(graph, mean), graph)

@@ -17,7 +17,7 @@ from gumbelpool import GumbelPool, PoolOutput
 from gumbelpool.distributed import ShardedGraph, pool_sharded
 
 from ..shared.errors import InputError
-from .graphs import NodeGraph, averaging
+from .graphs import Averaging, NodeGraph, averaging
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ class Shard(NodeGraph):
         sharded = ShardedGraph(own, last - first)
         return Shard(graph.name, graph.x[first:last], graph.y[first:last], sharded)
 
-    def averaging(self) -> Tensor:
+    def averaging(self) -> Averaging:
         """The mean over a node and its neighbours, of which some are in the halo."""
         columns = self.num_nodes + self.sharded.halo.numel()
         return averaging(self.edge_index.flip(0), self.num_nodes, columns)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..shared.progress import Progress
 from ..shared.run_folder import write_atomically
 from .baselines import centroids
-from .graphs import NodeGraph
+from .graphs import Averaging, NodeGraph
 from .models import ClusteringNet
 from .sharding import Team
 
@@ -46,7 +46,7 @@ def seed_for(seed: int, epoch: int) -> None:
 
 
 @torch.no_grad()
-def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Tensor, seed: int) -> None:
+def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Averaging, seed: int) -> None:
     """Let the head begin with the k-means clusters of the untrained encoder's vectors.
 
     Its scores are then −s ‖h − c_k‖² / 2 for the centroids c_k, less what is alike for all k, with
@@ -78,7 +78,7 @@ def _scale(scores: Tensor) -> float:
 def train(
     model: ClusteringNet,
     graph: NodeGraph,
-    mean: Tensor,
+    mean: Averaging,
     options: TrainingOptions,
     checkpoint: Path,
     name: str = "training",
