@@ -11,8 +11,11 @@ from ..shared.errors import InputError
 from .graphs import NodeGraph, averaging
 
 SAMPLE = 20_000  # rows that k-means is fitted on, where there are more; or 50 per cluster
-TRIALS = 100  # rows that each first centroid is the best of; sklearn's 2 + log K misses clusters
-MOST = 2_000_000_000  # distances that trials may take: fewer of them where K is large
+# Of two starts the better one: each first centroid the best of so many rows, which finds clusters
+# that are apart, and sklearn's own.
+TRIALS = 100
+MOST = 2_000_000_000  # distances that trials may take: fewer trials where K is large
+FEW = 5_000_000  # rows times clusters up to which sklearn starts ten times and not once
 
 
 def smoothed(graph: NodeGraph, times: int) -> Tensor:
@@ -29,9 +32,14 @@ def centroids(x: Tensor, num_clusters: int, seed: int) -> Tensor:
     if x.size(0) > most:
         chosen = np.random.default_rng(seed).choice(x.size(0), most, replace=False)
         rows = x[torch.from_numpy(np.sort(chosen))]
-    trials = max(10, min(TRIALS, MOST // (rows.size(0) * num_clusters)))
-    first, _ = kmeans_plusplus(rows.numpy(), num_clusters, random_state=seed, n_local_trials=trials)
-    fitted = KMeans(num_clusters, init=first, n_init=1).fit(rows.numpy())
+    data, size = rows.numpy(), rows.size(0) * num_clusters
+    trials = max(10, min(TRIALS, MOST // size))
+    first, _ = kmeans_plusplus(data, num_clusters, random_state=seed, n_local_trials=trials)
+    fitted = min(
+        KMeans(num_clusters, init=first, n_init=1).fit(data),
+        KMeans(num_clusters, n_init=10 if size <= FEW else 1, random_state=seed).fit(data),
+        key=lambda found: found.inertia_,
+    )
     return torch.from_numpy(fitted.cluster_centers_).to(x.dtype)
 
 
