@@ -79,21 +79,26 @@ def case_table(groups: Groups, failed: dict[tuple[str, str], str], case: str) ->
         f"edges, K = {CASES[case].num_clusters:,}; {first['budget']} epochs of what learns, "
         f"{seeds} seed{'s' if seeds > 1 else ''}.",
         "",
-        "| | NMI | ARI | Q | clusters used | epoch | in all | peak memory | layer alone |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | NMI | ARI | Q | before: NMI, Q | clusters used | epoch | in all | peak memory | "
+        "layer alone |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method in methods:
         if (case, method) not in groups:
-            lines.append(f"| {method} | {failed[case, method]} |" + " |" * 7)
+            lines.append(f"| {method} | {failed[case, method]} |" + " |" * 8)
             continue
         records = groups[case, method]
         total = [r["seconds"] + r.get("start_seconds", 0) for r in records]
-        layer = "–"
+        before = layer = "–"
+        if "start_nmi" in records[0]:
+            begun = (f"{mean(records, name):.3f}" for name in ("start_nmi", "start_modularity"))
+            before = ", ".join(begun)
         if "layer_bytes" in records[0]:
             layer = f"{_seconds(records, 'layer_seconds')}, {_bytes(records, 'layer_bytes')}"
         lines.append(
             f"| {method} | {_spread(records, 'nmi')} | {_spread(records, 'ari')} | "
-            f"{_spread(records, 'modularity')} | {mean(records, 'clusters_used'):.0f} | "
+            f"{_spread(records, 'modularity')} | {before} | "
+            f"{mean(records, 'clusters_used'):.0f} | "
             f"{_seconds(records, 'epoch_seconds')} | "
             f"{median_range([statistics.median(total)])} s | "
             f"{_bytes(records, 'peak_bytes')} | {layer} |"

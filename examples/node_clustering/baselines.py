@@ -11,11 +11,9 @@ from ..shared.errors import InputError
 from .graphs import NodeGraph, averaging
 
 SAMPLE = 20_000  # rows that k-means is fitted on, where there are more; or 50 per cluster
-# Of two starts the better one: each first centroid the best of so many rows, which finds clusters
-# that are apart, and sklearn's own.
-TRIALS = 100
-MOST = 2_000_000_000  # distances that trials may take: fewer trials where K is large
-FEW = 5_000_000  # rows times clusters up to which sklearn starts ten times and not once
+FEW = 5_000_000  # rows times clusters up to which k-means is started ten times and not once
+TRIALS = 100  # rows that each first centroid of a weighted k-means is the best of
+MOST = 2_000_000_000  # distances that these may take: fewer trials where K is large
 
 
 def smoothed(graph: NodeGraph, times: int) -> Tensor:
@@ -26,20 +24,27 @@ def smoothed(graph: NodeGraph, times: int) -> Tensor:
     return x
 
 
-def centroids(x: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """K-means' centroids ``[K, F]`` of some rows, fitted to a sample where there are very many."""
-    rows, most = x, max(SAMPLE, 50 * num_clusters)
-    if x.size(0) > most:
-        chosen = np.random.default_rng(seed).choice(x.size(0), most, replace=False)
-        rows = x[torch.from_numpy(np.sort(chosen))]
-    data, size = rows.numpy(), rows.size(0) * num_clusters
-    trials = max(10, min(TRIALS, MOST // size))
-    first, _ = kmeans_plusplus(data, num_clusters, random_state=seed, n_local_trials=trials)
-    fitted = min(
-        KMeans(num_clusters, init=first, n_init=1).fit(data),
-        KMeans(num_clusters, n_init=10 if size <= FEW else 1, random_state=seed).fit(data),
-        key=lambda found: found.inertia_,
-    )
+def centroids(x: Tensor, num_clusters: int, seed: int, weight: Tensor | None = None) -> Tensor:
+    """K-means' centroids ``[K, F]`` of some rows, fitted to a sample where there are very many.
+
+    Rows of more `weight`, ``[N]``, are sampled more often and count for more; then each first
+    centroid is the best of many, which misses hardly any cluster where clusters are apart.
+    """
+    rows, most = np.arange(x.size(0)), max(SAMPLE, 50 * num_clusters)
+    heavy = None if weight is None else weight.double().numpy()
+    if rows.size > most:
+        chance = None if heavy is None else heavy / heavy.sum()
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, p=chance))
+    data, size = x[torch.from_numpy(rows)].numpy(), rows.size * num_clusters
+    if heavy is None:
+        means = KMeans(num_clusters, n_init=10 if size <= FEW else 1, random_state=seed)
+        fitted = means.fit(data)
+    else:
+        first, _ = kmeans_plusplus(
+            data, num_clusters, sample_weight=heavy[rows], random_state=seed,
+            n_local_trials=max(10, min(TRIALS, MOST // size)),
+        )  # fmt: skip
+        fitted = KMeans(num_clusters, init=first, n_init=1).fit(data, sample_weight=heavy[rows])
     return torch.from_numpy(fitted.cluster_centers_).to(x.dtype)
 
 

@@ -54,7 +54,9 @@ def start_from_kmeans(model: ClusteringNet, graph: NodeGraph, mean: Averaging, s
     """
     x = graph.collect(model.encoder(graph, mean))
     head = model.clusterer.head
-    centre = centroids(x, head.weight.size(0), seed)
+    # A mean over many neighbours is less noisy.
+    weight = 1 / graph.collect(mean.share).squeeze(1)
+    centre = centroids(x, head.weight.size(0), seed, weight)
     half = centre.square().sum(1) / 2
     scale = _scale(x[:: max(1, x.size(0) // 5000)] @ centre.t() - half)
     head.weight.copy_(scale * centre)
