@@ -96,11 +96,10 @@ def test_a_planted_partition_is_what_it_says():
     assert all(torch.equal(a, b) for a, b in zip((x, edge_index, y), again, strict=True))
 
 
-def test_averaging_is_the_mean_over_a_node_and_its_neighbours():
+def test_smoothed_features_are_means_over_a_node_and_its_neighbours():
     graph = load("sbm", None)
     dense = to_dense_adj(graph.edge_index)[0] + torch.eye(graph.num_nodes)
     expected = dense / dense.sum(1, keepdim=True)
-    torch.testing.assert_close(averaging(graph.edge_index, graph.num_nodes).to_dense(), expected)
     torch.testing.assert_close(smoothed(graph, 2), expected @ (expected @ graph.x))
 
 
@@ -112,8 +111,37 @@ def test_a_start_from_kmeans_begins_with_its_clusters():
     )
     start_from_kmeans(model, graph, mean, seed=0)
     x = model.encoder(graph, mean).detach()
-    expected = nearest(x, centroids(x, 8, seed=0))
+    neighbors = degree(graph.edge_index[0], graph.num_nodes)
+    expected = nearest(x, centroids(x, 8, seed=0, weight=neighbors + 1))
     assert torch.equal(model.clusters(graph, mean), expected)
+
+
+def test_kmeans_of_weighted_rows_misses_no_cluster_that_its_heavy_rows_have():
+    # 40 clusters apart; nine rows in ten are noise that hides them.
+    random = torch.Generator().manual_seed(0)
+    true = 10 * torch.randn(40, 16, generator=random)
+    noise = torch.where(torch.arange(30_000) % 10 == 0, 1.0, 12.0)
+    y = torch.randint(40, (30_000,), generator=random)
+    x = true[y] + noise[:, None] * torch.randn(30_000, 16, generator=random)
+    found = centroids(x, 40, seed=0, weight=noise**-4)
+    assert torch.cdist(true, found).min(1).values.max() < 2  # true centres are 17 and more apart
+    assert torch.cdist(true, centroids(x, 40, seed=0)).min(1).values.max() > 5
+
+
+@pytest.mark.parametrize("columns", [None, 9], ids=["undirected", "part of a graph"])
+def test_averaging_is_the_dense_mean_and_so_is_its_gradient(columns):
+    upper = torch.rand(6, 6).triu(1) < 0.4
+    adjacency = (upper | upper.t()).double()
+    if columns is not None:
+        adjacency = torch.cat([adjacency, (torch.rand(6, 3) < 0.5).double()], dim=1)
+    dense = adjacency + torch.eye(6, columns or 6)
+    dense /= dense.sum(1, keepdim=True)
+    mean = averaging(adjacency.nonzero().t().contiguous(), 6, columns)
+    x = torch.randn(dense.size(1), 4, requires_grad=True)
+    up = torch.randn(6, 4)
+    torch.testing.assert_close(mean(x), dense.float() @ x)
+    (gradient,) = torch.autograd.grad(mean(x), x, up)
+    torch.testing.assert_close(gradient, dense.float().t() @ up)
 
 
 def test_the_picture_takes_one_cluster_and_more_clusters_than_colours():
