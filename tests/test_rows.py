@@ -111,6 +111,26 @@ def test_a_row_without_a_softmax_is_told_and_no_other(form, dtype, K, value, arg
 
 
 @forms
+@pytest.mark.parametrize("K", CLUSTERS)
+@pytest.mark.parametrize(
+    ("dtype", "integer", "bits"), [("float32", torch.int32, 23), ("float64", torch.int64, 52)]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_nan_is_one_whatever_its_payload(form, K, dtype, integer, bits, negative):
+    # float16's becomes one of ones, which once was taken for a number.
+    infinity = torch.tensor(-torch.inf if negative else torch.inf, dtype=DTYPES[dtype]).view(
+        integer
+    )
+    for payload in (1, 2 ** (bits - 1), 2 ** (bits - 1) + 1, 2**bits - 1):
+        logits = torch.randn(40, K, dtype=DTYPES[dtype])
+        logits[7, K // 2] = (infinity + payload).view(DTYPES[dtype])
+        assert logits[7].isnan().any()
+        for uniform in (None, torch.rand(40, dtype=torch.float64)):
+            drawn = FORMS[form].sample_rows(logits, uniform, graphs(40), None, None)
+            assert (drawn < 0).nonzero().flatten().tolist() == [7]
+
+
+@forms
 @dtypes
 @pytest.mark.parametrize("K", [2, 20, 100, 1000])
 def test_only_clusters_of_positive_weight_are_drawn_however_far_apart_logits_are(form, dtype, K):

@@ -62,7 +62,7 @@ template <class To, class From> INLINE To bits(From from) {
   return to;
 }
 
-/// e^x for x ≤ 0: zero for −∞ and where it is no normal number, NaN for NaN.
+/// e^x for x ≤ 0: zero for −∞ and where it is no normal number, NaN for any NaN.
 template <class T> INLINE T exp_(T x) {
   using F = Format<T>;
   using Bits = typename F::Bits;
@@ -72,7 +72,7 @@ template <class T> INLINE T exp_(T x) {
   T series = 0;
   UNROLL for (int k = F::exp_terms; k >= 0; --k) series = series * r + T(1 / FACTORIAL[k]);
   const T power = bits<T>(Bits(bits<Bits>(series) + (bits<Bits>(shifted) << F::mantissa)));
-  return x < F::smallest ? T(0) : power;
+  return x >= F::smallest ? power : x < F::smallest ? T(0) : x;  // a NaN's power may be a number
 }
 
 /// log x for normal numbers x > 0.
