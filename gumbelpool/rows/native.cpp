@@ -71,8 +71,9 @@ template <class T> INLINE T exp_(T x) {
   const T r = (x - n * F::ln2_high) - n * F::ln2_low;
   T series = 0;
   UNROLL for (int k = F::exp_terms; k >= 0; --k) series = series * r + T(1 / FACTORIAL[k]);
-  const T power = bits<T>(Bits(bits<Bits>(series) + (bits<Bits>(shifted) << F::mantissa)));
-  return x >= F::smallest ? power : x < F::smallest ? T(0) : x;  // a NaN's power may be a number
+  constexpr Bits one = Bits(F::bias) << F::mantissa;
+  const T power = bits<T>(Bits(one + (bits<Bits>(shifted) << F::mantissa)));  // 2^n
+  return x < F::smallest ? T(0) : series * power;
 }
 
 /// log x for normal numbers x > 0.
