@@ -41,7 +41,7 @@ study: $(VENV)/.bench ## every pooler on every dataset, hours, resumable; STUDY=
 
 # What runs only where the extras are installed: SparseTensor, torch-geometric-pool, GraphGym, captum, ONNX.
 EXTRAS := $(addprefix tests/test_,adjacency.py ecosystem.py graphgym.py graphs_out.py packaging.py tgp.py)
-test-sparse: $(VENV)/.sparse ## the tests of the extras; compiles torch-scatter and torch-sparse, ~10 minutes
+test-sparse: $(VENV)/.sparse ## the tests of the extras; compiles torch-scatter and torch-sparse, some minutes
 	GUMBELPOOL_REQUIRE_SPARSE=1 $(BIN)/python -m pytest $(EXTRAS)
 
 $(BIN)/python:

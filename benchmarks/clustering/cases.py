@@ -40,7 +40,7 @@ class Case:
     budget: Budget
 
 
-UNSEEN = 1  # seed of the planted graphs: the network and its budget were found on those of seed 0
+UNSEEN = 1  # seed of the planted graphs; network, budget and rate were found on those of seed 0
 
 
 def _planted(num_nodes: int, num_clusters: int, epochs: int) -> Case:
